@@ -1,0 +1,468 @@
+//! The values of the catalogue and their codecs. [`keys`](super::keys) draws the layouts.
+
+use meridian_types::{
+    Hlc, Lane, LogEpoch, Offset, ProducerEpoch, Seq, ShardId, ShardNo, TenantId, Timestamp,
+};
+
+use super::keys::Family;
+use crate::{Chain, Place};
+
+/// How many batches of a producer are remembered, as in Kafka: a client has at most five in flight.
+pub const PRODUCER_BATCHES: usize = 5;
+
+/// The last frame of a shard that the index holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppliedMark {
+    /// Its seq.
+    pub seq: Seq,
+    /// Its log epoch.
+    pub log_epoch: LogEpoch,
+    /// Its hlc.
+    pub hlc: Hlc,
+    /// Its chain: what the next frame must follow.
+    pub chain: Chain,
+}
+
+/// What the applied frames of a lane add up to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneState {
+    /// The shard that the lane lives in.
+    pub shard: ShardId,
+    /// The tenant whose stream it is.
+    pub tenant: TenantId,
+    /// The first offset that is kept.
+    pub start: Offset,
+    /// The offset that the next event gets.
+    pub end: Offset,
+    /// The hlc of the last batch.
+    pub last_hlc: Hlc,
+    /// The highest timestamp in the last batch.
+    pub last_timestamp: Timestamp,
+    /// The highest timestamp in any batch.
+    pub max_timestamp: Timestamp,
+    /// Payload bytes, from offset 0.
+    pub bytes: u64,
+    /// Events, from offset 0.
+    pub events: u64,
+}
+
+/// One of the last batches of a producer, to answer a retry of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RememberedBatch {
+    /// The sequence of its first event.
+    pub first_sequence: i32,
+    /// The sequence of its last event.
+    pub last_sequence: i32,
+    /// The offset that its first event got.
+    pub base_offset: Offset,
+    /// Its frame.
+    pub seq: Seq,
+    /// Its frame's hlc.
+    pub hlc: Hlc,
+}
+
+/// What is known of a producer in a lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProducerState {
+    /// The highest epoch it wrote in.
+    pub epoch: ProducerEpoch,
+    /// Its last batches in that epoch, at most [`PRODUCER_BATCHES`], newest last.
+    pub batches: Vec<RememberedBatch>,
+}
+
+/// What a tenant has stored in a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Events.
+    pub events: u64,
+    /// Payload bytes.
+    pub bytes: u64,
+}
+
+/// A row of `offsets`: the frame that begins at an offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OffsetRow {
+    pub events: u32,
+    pub no: ShardNo,
+    pub seq: Seq,
+    pub place: Place,
+}
+
+/// A row of `times`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TimeRow(pub Offset);
+
+/// A row of `lanes`; the key has the origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LaneRow {
+    pub no: ShardNo,
+    pub tenant: TenantId,
+    pub start: Offset,
+    pub end: Offset,
+    pub last_hlc: Hlc,
+    pub last_timestamp: Timestamp,
+    pub max_timestamp: Timestamp,
+    pub bytes: u64,
+    pub events: u64,
+}
+
+impl LaneRow {
+    pub fn of(lane: Lane, state: &LaneState) -> Self {
+        debug_assert_eq!(lane.origin, state.shard.origin, "a lane lives in a shard of its origin");
+        let LaneState { shard, tenant, start, end, last_hlc, last_timestamp, max_timestamp, bytes, events } =
+            *state;
+        Self { no: shard.no, tenant, start, end, last_hlc, last_timestamp, max_timestamp, bytes, events }
+    }
+
+    pub fn into_state(self, lane: Lane) -> LaneState {
+        let Self { no, tenant, start, end, last_hlc, last_timestamp, max_timestamp, bytes, events } = self;
+        let shard = ShardId { origin: lane.origin, no };
+        LaneState { shard, tenant, start, end, last_hlc, last_timestamp, max_timestamp, bytes, events }
+    }
+}
+
+/// Why bytes of the index are no row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RowError {
+    /// The key has not the length or the form of its family.
+    #[error("its key has the wrong form")]
+    Key,
+    /// The value ends early.
+    #[error("its value is too short")]
+    Short,
+    /// The value goes on.
+    #[error("its value is too long")]
+    Long,
+    /// The value has a version that this code does not know.
+    #[error("its value has version {0}, which this node does not know")]
+    Version(u8),
+    /// A field cannot be.
+    #[error("its value cannot be: {0}")]
+    Value(&'static str),
+}
+
+/// A value of a family: a version byte, then its fields.
+pub(super) trait Row: Sized {
+    /// Where it is kept.
+    const FAMILY: Family;
+    /// The version that is written.
+    const VERSION: u8 = 1;
+
+    /// Appends the fields.
+    fn put(&self, out: &mut Vec<u8>);
+    /// Reads the fields.
+    fn take(fields: &mut Fields<'_>) -> Result<Self, RowError>;
+
+    /// The whole value.
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(72);
+        out.push(Self::VERSION);
+        self.put(&mut out);
+        out
+    }
+
+    /// The inverse of [`encode`](Self::encode).
+    fn decode(value: &[u8]) -> Result<Self, RowError> {
+        let (&version, rest) = value.split_first().ok_or(RowError::Short)?;
+        if version != Self::VERSION {
+            return Err(RowError::Version(version));
+        }
+        let mut fields = Fields(rest);
+        let row = Self::take(&mut fields)?;
+        if fields.0.is_empty() { Ok(row) } else { Err(RowError::Long) }
+    }
+}
+
+/// What is left of a value.
+pub(super) struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], RowError> {
+        let (head, rest) = self.0.split_first_chunk::<N>().ok_or(RowError::Short)?;
+        self.0 = rest;
+        Ok(*head)
+    }
+
+    fn u8(&mut self) -> Result<u8, RowError> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    fn u16(&mut self) -> Result<u16, RowError> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32, RowError> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, RowError> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn i16(&mut self) -> Result<i16, RowError> {
+        self.array().map(i16::from_le_bytes)
+    }
+
+    fn i32(&mut self) -> Result<i32, RowError> {
+        self.array().map(i32::from_le_bytes)
+    }
+}
+
+impl Row for Place {
+    const FAMILY: Family = Family::Places;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.file.to_le_bytes());
+        out.extend_from_slice(&self.at.to_le_bytes());
+        out.extend_from_slice(&self.len.to_le_bytes());
+    }
+
+    fn take(fields: &mut Fields<'_>) -> Result<Self, RowError> {
+        Ok(Self { file: fields.u64()?, at: fields.u64()?, len: fields.u32()? })
+    }
+}
+
+impl Row for OffsetRow {
+    const FAMILY: Family = Family::Offsets;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.events.to_le_bytes());
+        out.extend_from_slice(&self.no.0.to_le_bytes());
+        out.extend_from_slice(&self.seq.0.to_le_bytes());
+        self.place.put(out);
+    }
+
+    fn take(fields: &mut Fields<'_>) -> Result<Self, RowError> {
+        let events = fields.u32()?;
+        if events == 0 {
+            return Err(RowError::Value("a frame of no events"));
+        }
+        Ok(Self { events, no: ShardNo(fields.u16()?), seq: Seq(fields.u64()?), place: Place::take(fields)? })
+    }
+}
+
+impl Row for TimeRow {
+    const FAMILY: Family = Family::Times;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0.0.to_le_bytes());
+    }
+
+    fn take(fields: &mut Fields<'_>) -> Result<Self, RowError> {
+        fields.u64().map(Offset).map(Self)
+    }
+}
+
+impl Row for LaneRow {
+    const FAMILY: Family = Family::Lanes;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.no.0.to_le_bytes());
+        out.extend_from_slice(&self.tenant.0.to_le_bytes());
+        for number in [
+            self.start.0,
+            self.end.0,
+            self.last_hlc.0,
+            self.last_timestamp.0,
+            self.max_timestamp.0,
+            self.bytes,
+            self.events,
+        ] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+    }
+
+    fn take(fields: &mut Fields<'_>) -> Result<Self, RowError> {
+        let row = Self {
+            no: ShardNo(fields.u16()?),
+            tenant: TenantId(fields.u32()?),
+            start: Offset(fields.u64()?),
+            end: Offset(fields.u64()?),
+            last_hlc: Hlc(fields.u64()?),
+            last_timestamp: Timestamp(fields.u64()?),
+            max_timestamp: Timestamp(fields.u64()?),
+            bytes: fields.u64()?,
+            events: fields.u64()?,
+        };
+        if row.start > row.end {
+            return Err(RowError::Value("a lane that ends before its start"));
+        }
+        Ok(row)
+    }
+}
+
+impl Row for ProducerState {
+    const FAMILY: Family = Family::Producers;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        debug_assert!(self.batches.len() <= PRODUCER_BATCHES, "old batches are dropped before");
+        out.extend_from_slice(&self.epoch.0.to_le_bytes());
+        out.push(self.batches.len() as u8);
+        for batch in &self.batches {
+            out.extend_from_slice(&batch.first_sequence.to_le_bytes());
+            out.extend_from_slice(&batch.last_sequence.to_le_bytes());
+            out.extend_from_slice(&batch.base_offset.0.to_le_bytes());
+            out.extend_from_slice(&batch.seq.0.to_le_bytes());
+            out.extend_from_slice(&batch.hlc.0.to_le_bytes());
+        }
+    }
+
+    fn take(fields: &mut Fields<'_>) -> Result<Self, RowError> {
+        let epoch = ProducerEpoch(fields.i16()?);
+        let count = usize::from(fields.u8()?);
+        if count > PRODUCER_BATCHES {
+            return Err(RowError::Value("more batches of a producer than are kept"));
+        }
+        let batches = (0..count)
+            .map(|_| {
+                Ok(RememberedBatch {
+                    first_sequence: fields.i32()?,
+                    last_sequence: fields.i32()?,
+                    base_offset: Offset(fields.u64()?),
+                    seq: Seq(fields.u64()?),
+                    hlc: Hlc(fields.u64()?),
+                })
+            })
+            .collect::<Result<_, RowError>>()?;
+        Ok(Self { epoch, batches })
+    }
+}
+
+impl Row for Usage {
+    const FAMILY: Family = Family::Usage;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.events.to_le_bytes());
+        out.extend_from_slice(&self.bytes.to_le_bytes());
+    }
+
+    fn take(fields: &mut Fields<'_>) -> Result<Self, RowError> {
+        Ok(Self { events: fields.u64()?, bytes: fields.u64()? })
+    }
+}
+
+impl Row for AppliedMark {
+    const FAMILY: Family = Family::Marks;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.seq.0.to_le_bytes());
+        out.extend_from_slice(&self.log_epoch.0.to_le_bytes());
+        out.extend_from_slice(&self.hlc.0.to_le_bytes());
+        out.extend_from_slice(&self.chain.0);
+    }
+
+    fn take(fields: &mut Fields<'_>) -> Result<Self, RowError> {
+        Ok(Self {
+            seq: Seq(fields.u64()?),
+            log_epoch: LogEpoch(fields.u32()?),
+            hlc: Hlc(fields.u64()?),
+            chain: Chain(fields.array()?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PLACE: Place = Place { file: 0x11, at: 0x22, len: 0x33 };
+
+    fn producer(batches: usize) -> ProducerState {
+        let batch = RememberedBatch {
+            first_sequence: 1,
+            last_sequence: -2,
+            base_offset: Offset(3),
+            seq: Seq(4),
+            hlc: Hlc(5),
+        };
+        ProducerState { epoch: ProducerEpoch(0x0102), batches: vec![batch; batches] }
+    }
+
+    fn lane() -> LaneRow {
+        LaneRow {
+            no: ShardNo(0x0102),
+            tenant: TenantId(3),
+            start: Offset(4),
+            end: Offset(5),
+            last_hlc: Hlc(6),
+            last_timestamp: Timestamp(7),
+            max_timestamp: Timestamp(8),
+            bytes: 9,
+            events: 10,
+        }
+    }
+
+    fn mark() -> AppliedMark {
+        AppliedMark { seq: Seq(1), log_epoch: LogEpoch(2), hlc: Hlc(3), chain: Chain([0xcc; 16]) }
+    }
+
+    /// Encodes to these bytes, decodes from them, and from no part of them and no more than them.
+    fn golden<R: Row + PartialEq + std::fmt::Debug>(row: R, hex: &str) {
+        let value = row.encode();
+        assert_eq!(value.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), hex.replace(' ', ""));
+        assert_eq!(R::decode(&value).as_ref(), Ok(&row));
+        for len in 0..value.len() {
+            assert_eq!(R::decode(&value[..len]), Err(RowError::Short), "{len} bytes of {row:?}");
+        }
+        let mut changed = value.clone();
+        changed.push(0);
+        assert_eq!(R::decode(&changed), Err(RowError::Long));
+        changed[0] = 9;
+        assert_eq!(R::decode(&changed), Err(RowError::Version(9)));
+    }
+
+    /// What is on disks already. A value that changes here needs a new version and a way to read the old one.
+    #[test]
+    fn golden_values() {
+        golden(PLACE, "01 1100000000000000 2200000000000000 33000000");
+        golden(
+            OffsetRow { events: 0x44, no: ShardNo(0x5566), seq: Seq(0x77), place: PLACE },
+            "01 44000000 6655 7700000000000000 1100000000000000 2200000000000000 33000000",
+        );
+        golden(TimeRow(Offset(0x88)), "01 8800000000000000");
+        golden(
+            lane(),
+            "01 0201 03000000 0400000000000000 0500000000000000 0600000000000000 0700000000000000 \
+             0800000000000000 0900000000000000 0a00000000000000",
+        );
+        golden(
+            producer(1),
+            "01 0201 01 01000000 feffffff 0300000000000000 0400000000000000 0500000000000000",
+        );
+        golden(
+            producer(PRODUCER_BATCHES),
+            &format!(
+                "01 0201 05 {}",
+                "01000000 feffffff 0300000000000000 0400000000000000 0500000000000000".repeat(5)
+            ),
+        );
+        golden(Usage { events: 1, bytes: 2 }, "01 0100000000000000 0200000000000000");
+        golden(mark(), "01 0100000000000000 02000000 0300000000000000 cccccccccccccccccccccccccccccccc");
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let empty = OffsetRow { events: 0, no: ShardNo(0), seq: Seq(1), place: PLACE };
+        assert!(matches!(OffsetRow::decode(&empty.encode()), Err(RowError::Value(_))));
+        let backwards = LaneRow { end: Offset(3), ..lane() };
+        assert!(matches!(LaneRow::decode(&backwards.encode()), Err(RowError::Value(_))));
+        let mut many = producer(PRODUCER_BATCHES).encode();
+        many[3] += 1;
+        assert!(matches!(ProducerState::decode(&many), Err(RowError::Value(_))));
+    }
+
+    proptest! {
+        /// Bytes of a disk are never trusted: whatever they are, decoding ends, and what it takes it writes back the same.
+        #[test]
+        fn any_bytes(value in prop::collection::vec(any::<u8>(), 0..200)) {
+            fn one<R: Row>(value: &[u8]) -> bool {
+                R::decode(value).is_ok_and(|row| row.encode() == value) || R::decode(value).is_err()
+            }
+            prop_assert!(one::<Place>(&value) && one::<OffsetRow>(&value) && one::<TimeRow>(&value));
+            prop_assert!(one::<LaneRow>(&value) && one::<ProducerState>(&value) && one::<Usage>(&value));
+            prop_assert!(one::<AppliedMark>(&value));
+        }
+    }
+}

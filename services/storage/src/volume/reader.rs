@@ -1,0 +1,110 @@
+//! Reading frames by place.
+//!
+//! In: places. Out: frames whose CRCs were checked on this very read. Must never serve bytes that are not synced.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use meridian_types::{Seq, ShardId};
+use parking_lot::RwLock;
+
+use super::error::ReadError;
+use crate::aligned::BLOCK;
+use crate::disk::DiskFile;
+use crate::frame::{FRAME_HEADER_BYTES, FRAME_PAYLOAD_BYTES_MAX, Frame};
+use crate::place::Place;
+
+/// A volume file as readers see it.
+pub(super) struct OpenFile {
+    pub file: Arc<dyn DiskFile>,
+    /// The end of what is synced; moved by the writer after each sync.
+    pub end: AtomicU64,
+}
+
+/// The files of a volume, by number.
+pub(super) type Files = Arc<RwLock<BTreeMap<u64, Arc<OpenFile>>>>;
+
+/// Reads frames from a volume, from any thread, beside the writer.
+#[derive(Clone)]
+pub struct VolumeReader {
+    files: Files,
+}
+
+impl std::fmt::Debug for VolumeReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VolumeReader").finish_non_exhaustive()
+    }
+}
+
+impl VolumeReader {
+    pub(super) fn new(files: Files) -> Self {
+        Self { files }
+    }
+
+    /// Reads the frame at a place.
+    ///
+    /// # Errors
+    /// [`ReadError`]: the disk's, a damaged frame, or a place outside what is synced.
+    pub fn read(&self, place: Place) -> Result<Frame, ReadError> {
+        self.read_by(place, |file, buf, at| file.read_at(buf, at))
+    }
+
+    /// As [`VolumeReader::read`], but what the disk holds, past the page cache where the system can: for verification.
+    ///
+    /// # Errors
+    /// As [`VolumeReader::read`].
+    pub fn read_uncached(&self, place: Place) -> Result<Frame, ReadError> {
+        self.read_by(place, |file, buf, at| file.read_at_uncached(buf, at))
+    }
+
+    /// As [`VolumeReader::read`], and refuses any frame but the one that the caller looks for. What comes from an index
+    /// is read so.
+    ///
+    /// # Errors
+    /// As [`VolumeReader::read`], and [`ReadError::Other`].
+    pub fn read_expecting(&self, place: Place, shard: ShardId, seq: Seq) -> Result<Frame, ReadError> {
+        expect(self.read(place)?, place, shard, seq)
+    }
+
+    /// [`VolumeReader::read_expecting`] past the page cache.
+    ///
+    /// # Errors
+    /// As [`VolumeReader::read_expecting`].
+    pub fn read_expecting_uncached(
+        &self,
+        place: Place,
+        shard: ShardId,
+        seq: Seq,
+    ) -> Result<Frame, ReadError> {
+        expect(self.read_uncached(place)?, place, shard, seq)
+    }
+
+    fn read_by(
+        &self,
+        place: Place,
+        read: impl FnOnce(&dyn DiskFile, &mut [u8], u64) -> io::Result<()>,
+    ) -> Result<Frame, ReadError> {
+        let file = self.files.read().get(&place.file).cloned().ok_or(ReadError::Outside(place))?;
+        let len = place.len as usize;
+        let end = place.at.checked_add(len as u64).ok_or(ReadError::Outside(place))?;
+        let plausible = FRAME_HEADER_BYTES..=FRAME_HEADER_BYTES + FRAME_PAYLOAD_BYTES_MAX;
+        if place.at < BLOCK as u64 || end > file.end.load(Ordering::Acquire) || !plausible.contains(&len) {
+            return Err(ReadError::Outside(place));
+        }
+        let mut bytes = vec![0; len];
+        read(&*file.file, &mut bytes, place.at).map_err(|source| ReadError::Io { place, source })?;
+        Frame::parse(Bytes::from(bytes)).map_err(|source| ReadError::Damaged { place, source })
+    }
+}
+
+fn expect(frame: Frame, place: Place, shard: ShardId, seq: Seq) -> Result<Frame, ReadError> {
+    let (found_shard, found_seq) = (frame.header.shard_id(), frame.header.seq);
+    if (found_shard, found_seq) == (shard, seq) {
+        Ok(frame)
+    } else {
+        Err(ReadError::Other { place, shard, seq, found_shard, found_seq })
+    }
+}

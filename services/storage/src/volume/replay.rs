@@ -1,0 +1,187 @@
+//! What the entries of a volume add up to, shard by shard, in the order in which they were written.
+//!
+//! In: entries that were read, entries that are known to be lost, and the news that unknown ones are. Out: for each
+//! shard what stands, what is missing, and from where on it may be wrong. Must never guess in favour of what it has:
+//! a Cut or a frame may be in whatever could not be read.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use meridian_types::{Seq, ShardId};
+
+use crate::frame::FrameHeader;
+use crate::place::Place;
+use crate::record::{Promise, Record};
+
+/// A shard as a volume holds it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveredShard {
+    /// The header of the last frame. Its payload may be among what is missing.
+    pub last: Option<FrameHeader>,
+    /// The frames after the mark that recovery was given, in order; those missing are left out.
+    pub frames: Vec<(Seq, Place)>,
+    /// Frames that are damaged, in order: quarantine them and fetch them elsewhere.
+    pub missing: Vec<RangeInclusive<Seq>>,
+    /// Damage may have hidden frames or cuts of this shard: from this seq on frames may be missing, or be others than
+    /// those stored last. Nothing from here on may be applied, and the shard answers a fence with "unsure", until
+    /// another copy has confirmed it. (The chain tells what is right.)
+    pub unsure_from: Option<Seq>,
+}
+
+/// Reads a frame's header again: after a cut the frame before it is the last.
+pub(super) type ReadHeader<'a> = &'a dyn Fn(Place) -> Option<FrameHeader>;
+
+pub(super) struct Replay<'a> {
+    applied_from: &'a dyn Fn(ShardId) -> Seq,
+    shards: BTreeMap<ShardId, Shard>,
+    promises: BTreeMap<ShardId, Promise>,
+    /// How often so far entries were hidden by damage.
+    hidden: u64,
+}
+
+struct Shard {
+    applied: Seq,
+    /// The frames from `applied` on, and the last one before.
+    known: Vec<Known>,
+    last: Option<FrameHeader>,
+    missing: Vec<RangeInclusive<Seq>>,
+    unsure_from: Option<Seq>,
+    /// `Replay::hidden` when this shard's last frame was read: whatever was hidden before cannot have followed it.
+    hidden: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    seq: Seq,
+    place: Place,
+    good: bool,
+}
+
+impl<'a> Replay<'a> {
+    pub fn new(applied_from: &'a dyn Fn(ShardId) -> Seq) -> Self {
+        Self { applied_from, shards: BTreeMap::new(), promises: BTreeMap::new(), hidden: 0 }
+    }
+
+    /// Entries of unknown shards and kinds are lost at this point of the order.
+    pub fn hidden(&mut self) {
+        self.hidden += 1;
+    }
+
+    /// The next frame. `good`: its payload is whole; if not, it is known to be lost.
+    pub fn frame(&mut self, header: FrameHeader, place: Place, good: bool, read: ReadHeader<'_>) {
+        let id = header.shard_id();
+        let hidden = self.hidden;
+        let shard = self.shards.entry(id).or_insert_with(|| {
+            let applied = (self.applied_from)(id);
+            // A shard that first turns up after hidden damage may have begun in it.
+            Shard {
+                applied,
+                known: Vec::new(),
+                last: None,
+                missing: Vec::new(),
+                unsure_from: None,
+                hidden: 0,
+            }
+        });
+        shard.frame(header, place, good, hidden, read);
+    }
+
+    /// The next record.
+    pub fn record(&mut self, record: Record, read: ReadHeader<'_>) {
+        match record {
+            Record::Promise(promise) => {
+                self.promises.insert(promise.shard, promise);
+            }
+            Record::Cut { shard, from } => {
+                if let Some(shard) = self.shards.get_mut(&shard) {
+                    shard.cut(from, read);
+                }
+            }
+        }
+    }
+
+    pub fn finish(self) -> (BTreeMap<ShardId, RecoveredShard>, BTreeMap<ShardId, Promise>) {
+        let hidden = self.hidden;
+        let shards = self.shards.into_iter().map(|(id, shard)| (id, shard.finish(hidden))).collect();
+        (shards, self.promises)
+    }
+}
+
+impl Shard {
+    fn frame(&mut self, header: FrameHeader, place: Place, good: bool, hidden: u64, read: ReadHeader<'_>) {
+        let seq = header.seq;
+        let since_hidden = self.hidden < hidden;
+        if self.last.is_some_and(|last| seq <= last.seq) {
+            // Only a Cut lets a log go back, so one was among what is hidden.
+            self.cut(seq, read);
+        }
+        match self.last {
+            Some(last) if seq == last.seq.next() => {
+                if !header.follows(last.chain) {
+                    self.unsure();
+                }
+            }
+            Some(last) => {
+                self.lacks(last.seq.next()..=seq.prev());
+                // Frames of one epoch come from one leader, which never cuts its own log: with the same epoch on
+                // both sides there was no cut between them, and all before is right.
+                if since_hidden && last.log_epoch != header.log_epoch {
+                    self.unsure();
+                }
+            }
+            None => {
+                // The shard's first frame, or its first after a cut of all: a copy may begin anywhere.
+                let first = self.applied.next();
+                if since_hidden && first < seq {
+                    self.lacks(first..=seq.prev());
+                }
+            }
+        }
+        if seq <= self.applied {
+            self.known.clear();
+        }
+        self.known.push(Known { seq, place, good });
+        if !good {
+            self.lacks(seq..=seq);
+        }
+        self.last = Some(header);
+        self.hidden = hidden;
+    }
+
+    fn cut(&mut self, from: Seq, read: ReadHeader<'_>) {
+        if self.last.is_none_or(|last| last.seq < from) {
+            return;
+        }
+        while self.known.pop_if(|known| known.seq >= from).is_some() {}
+        self.last = self.known.last().and_then(|known| read(known.place));
+        self.missing.retain(|range| *range.start() < from);
+        if let Some(range) = self.missing.last_mut()
+            && *range.end() >= from
+        {
+            *range = *range.start()..=from.prev();
+        }
+        self.unsure_from = self.unsure_from.filter(|unsure| *unsure < from);
+    }
+
+    fn lacks(&mut self, range: RangeInclusive<Seq>) {
+        match self.missing.last_mut() {
+            Some(before) if before.end().next() == *range.start() => *before = *before.start()..=*range.end(),
+            _ => self.missing.push(range),
+        }
+    }
+
+    /// What is applied was committed, and nothing committed is ever cut; all after it may have been.
+    fn unsure(&mut self) {
+        let from = self.applied.next();
+        self.unsure_from = Some(self.unsure_from.map_or(from, |unsure| unsure.min(from)));
+    }
+
+    fn finish(mut self, hidden: u64) -> RecoveredShard {
+        if self.hidden < hidden {
+            self.unsure();
+        }
+        let frames =
+            self.known.iter().filter(|k| k.good && k.seq > self.applied).map(|k| (k.seq, k.place)).collect();
+        RecoveredShard { last: self.last, frames, missing: self.missing, unsure_from: self.unsure_from }
+    }
+}

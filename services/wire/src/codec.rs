@@ -1,0 +1,153 @@
+//! Protobuf, decoded only if what comes of it is about as large as what came: an empty event takes two bytes on the wire
+//! and a hundred in memory, so a message is counted before it is decoded.
+
+use std::any::TypeId;
+use std::marker::PhantomData;
+
+use bytes::Buf as _;
+use prost::Message;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use tonic::Status;
+use tonic::codec::{Codec, DecodeBuf, Decoder};
+use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+
+use crate::v1::PublishRequest;
+use crate::{ApiError, Reason};
+
+/// The most events of a Publish.
+pub const PUBLISH_EVENTS: usize = 10_000;
+/// The most headers of all events of a Publish together.
+pub const PUBLISH_HEADERS: usize = 100_000;
+
+/// `PublishRequest.events`.
+const EVENTS: u32 = 2;
+/// `Event.headers`.
+const HEADERS: u32 = 3;
+
+/// The codec of every service.
+#[derive(Clone, Debug)]
+pub struct BoundedCodec<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for BoundedCodec<T, U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T, U> Codec for BoundedCodec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = BoundedDecoder<U>;
+
+    fn encoder(&mut self) -> ProstEncoder<T> {
+        ProstCodec::<T, U>::default().encoder()
+    }
+
+    fn decoder(&mut self) -> BoundedDecoder<U> {
+        BoundedDecoder(ProstDecoder::default())
+    }
+}
+
+/// Counts, then decodes.
+#[derive(Debug)]
+pub struct BoundedDecoder<U>(ProstDecoder<U>);
+
+impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        // The buffer of a message is one piece.
+        if TypeId::of::<U>() == TypeId::of::<PublishRequest>() && bytes.chunk().len() == bytes.remaining() {
+            check_publish(bytes.chunk())?;
+        }
+        self.0.decode(bytes)
+    }
+}
+
+/// Whether a Publish has no more events and headers than are taken. What is no protobuf is left to the decoder.
+fn check_publish(message: &[u8]) -> Result<(), ApiError> {
+    let (mut events, mut headers) = (0, 0);
+    let walked = each_part(message, EVENTS, |event| {
+        events += 1;
+        let inner = each_part(event, HEADERS, |_| {
+            headers += 1;
+            headers <= PUBLISH_HEADERS
+        });
+        inner.is_none_or(|whole| whole) && events <= PUBLISH_EVENTS
+    });
+    if walked != Some(false) {
+        return Ok(());
+    }
+    let (what, limit) = if events > PUBLISH_EVENTS {
+        ("events", PUBLISH_EVENTS)
+    } else {
+        ("headers in all", PUBLISH_HEADERS)
+    };
+    let message = format!("a publish has at most {limit} {what}: send several, or batches");
+    Err(ApiError::new(Reason::InvalidArgument, message).with("limit", limit))
+}
+
+/// Calls for each length-delimited field with this tag, until told to stop. `Some(false)`: it was; none: no protobuf.
+fn each_part(mut message: &[u8], wanted: u32, mut take: impl FnMut(&[u8]) -> bool) -> Option<bool> {
+    while message.has_remaining() {
+        let (tag, wire_type) = decode_key(&mut message).ok()?;
+        if tag == wanted && wire_type == WireType::LengthDelimited {
+            let len = usize::try_from(decode_varint(&mut message).ok()?).ok()?;
+            let part = message.get(..len)?;
+            if !take(part) {
+                return Some(false);
+            }
+            message.advance(len);
+        } else {
+            skip_field(wire_type, tag, &mut message, DecodeContext::default()).ok()?;
+        }
+    }
+    Some(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::v1;
+
+    fn publish(events: usize, headers: usize) -> Vec<u8> {
+        let event = v1::Event { headers: vec![v1::Header::default(); headers], ..v1::Event::default() };
+        let stream = Some(v1::StreamRef { tenant: "default".into(), stream: "s".into() });
+        PublishRequest { stream, events: vec![event; events], deadline_ms: 7, ..PublishRequest::default() }
+            .encode_to_vec()
+    }
+
+    #[test]
+    fn a_publish_is_counted_before_it_is_decoded() {
+        for (events, headers) in [(0, 0), (1, 1), (PUBLISH_EVENTS, 10), (100, PUBLISH_HEADERS / 100)] {
+            assert_eq!(check_publish(&publish(events, headers)), Ok(()), "{events} × {headers}");
+        }
+        for (events, headers) in
+            [(PUBLISH_EVENTS + 1, 0), (1, PUBLISH_HEADERS + 1), (101, PUBLISH_HEADERS / 100)]
+        {
+            let error = check_publish(&publish(events, headers)).unwrap_err();
+            assert_eq!(error.reason, Reason::InvalidArgument, "{events} × {headers}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_protobuf_is_left_to_the_decoder() {
+        let good = publish(3, 2);
+        for len in 0..good.len() {
+            assert_eq!(check_publish(&good[..len]), Ok(()));
+        }
+        assert_eq!(check_publish(&[0xff; 64]), Ok(()));
+        // A length beyond the end, and one beyond any address.
+        assert_eq!(check_publish(&[0x12, 0x7f, 0]), Ok(()));
+        assert_eq!(
+            check_publish(&[0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]),
+            Ok(())
+        );
+    }
+}

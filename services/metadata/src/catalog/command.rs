@@ -1,0 +1,87 @@
+//! What the catalog can be asked to do.
+
+use meridian_types::{ClusterUuid, StreamId, StreamName, TenantId, Timestamp};
+use uuid::Uuid;
+
+use super::rows::{NodeRow, RegionRow, StreamSettings};
+
+/// Names one wish of one caller. A command that is proposed again under it is answered, not repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId(pub Uuid);
+
+impl RequestId {
+    /// A new one.
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+/// A change, with all that it depends on besides the state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// Which wish it is.
+    pub request: RequestId,
+    /// The proposer's clock.
+    pub at: Timestamp,
+    /// What to do.
+    pub change: Change,
+}
+
+impl Command {
+    /// A new wish.
+    pub fn new(at: Timestamp, change: Change) -> Self {
+        Self { request: RequestId::random(), at, change }
+    }
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Found the cluster: the first command, and only that.
+    Genesis(Genesis),
+    /// Make a stream. Again with the same settings: the existing one is answered.
+    CreateStream(CreateStream),
+    /// Change a stream's settings.
+    UpdateStream(UpdateStream),
+    /// Drop a stream. Its id is never given again.
+    DeleteStream(StreamId),
+    /// Add a node, or change a known node's addresses and feature level.
+    RegisterNode(NodeRow),
+    /// Allow the commands of the next feature level.
+    RaiseFeatureLevel(u32),
+}
+
+/// The founding of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Genesis {
+    /// Its name for ever.
+    pub cluster: ClusterUuid,
+    /// The feature level to begin with, at least 1.
+    pub feature_level: u32,
+    /// Its regions, in their first incarnations.
+    pub regions: Vec<RegionRow>,
+    /// The nodes that found it: the first voters.
+    pub nodes: Vec<NodeRow>,
+}
+
+/// A stream to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateStream {
+    /// For whom.
+    pub tenant: TenantId,
+    /// Under which name.
+    pub name: StreamName,
+    /// With which settings.
+    pub settings: StreamSettings,
+}
+
+/// A stream to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpdateStream {
+    /// Which.
+    pub id: StreamId,
+    /// The settings as they shall be, all of them.
+    pub settings: StreamSettings,
+    /// Refused where the stream's version is another; `None`: any.
+    pub expected_version: Option<u64>,
+}

@@ -1,0 +1,84 @@
+//! The rows of the catalog.
+
+use std::collections::BTreeMap;
+
+use meridian_types::{
+    DiskUuid, Incarnation, NodeId, Origin, RegionId, RegionName, StreamId, StreamName, TenantId, TenantName,
+    Timestamp,
+};
+
+/// A failure domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegionRow {
+    /// Its number.
+    pub id: RegionId,
+    /// Its name.
+    pub name: RegionName,
+    /// The incarnation that writes now.
+    pub incarnation: Incarnation,
+    /// How many shards that incarnation has, fixed for it.
+    pub shards: u16,
+}
+
+impl RegionRow {
+    /// The writer of the region's lanes now.
+    pub const fn origin(&self) -> Origin {
+        Origin { region: self.id, incarnation: self.incarnation }
+    }
+}
+
+/// A process with a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRow {
+    /// Its number.
+    pub id: NodeId,
+    /// Where it is.
+    pub region: RegionId,
+    /// The disk that makes it this node: with another it would be another node.
+    pub disk: DiskUuid,
+    /// `host:port` of its peer listener.
+    pub peer_address: String,
+    /// What clients dial.
+    pub client_address: String,
+    /// The highest feature level that its software knows.
+    pub max_feature_level: u32,
+}
+
+/// A tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantRow {
+    /// Its number.
+    pub id: TenantId,
+    /// Its name.
+    pub name: TenantName,
+}
+
+/// What a stream's owner chooses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StreamSettings {
+    /// 1 to [`meridian_types::limits::PARTITIONS`]; may only grow.
+    pub partitions: u32,
+    /// How long events are kept; `None`: for ever.
+    pub retention_ms: Option<u64>,
+    /// How many bytes of a lane are kept; `None`: all.
+    pub retention_bytes: Option<u64>,
+    /// The owner's notes.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamRow {
+    /// Its number, never given again.
+    pub id: StreamId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its name, unique in its tenant.
+    pub name: StreamName,
+    /// What its owner chose.
+    pub settings: StreamSettings,
+    /// By the clock of the node that proposed it.
+    pub created_at: Timestamp,
+    /// From 1, rising with each update.
+    pub version: u64,
+}

@@ -1,0 +1,350 @@
+//! The catalog's laws: what each command changes and refuses, and that a snapshot says all that the state does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use meridian_types::{
+    ClusterUuid, DiskUuid, Incarnation, NodeId, RegionId, RegionName, StreamId, StreamName, TenantId,
+    TenantName, Timestamp,
+};
+use proptest::prelude::*;
+use prost::Message as _;
+use uuid::Uuid;
+
+use super::*;
+use crate::machine::Machine;
+
+fn region(id: u16, name: &str) -> RegionRow {
+    RegionRow {
+        id: RegionId(id),
+        name: RegionName::new(name).unwrap(),
+        incarnation: Incarnation(1),
+        shards: 16,
+    }
+}
+
+fn node(id: u32, region: u16, disk: u128) -> NodeRow {
+    NodeRow {
+        id: NodeId(id),
+        region: RegionId(region),
+        disk: DiskUuid(Uuid::from_u128(disk)),
+        peer_address: format!("127.0.0.1:{}", 7000 + id),
+        client_address: format!("http://127.0.0.1:{}", 8000 + id),
+        max_feature_level: MAX_FEATURE_LEVEL,
+    }
+}
+
+fn genesis() -> Genesis {
+    Genesis {
+        cluster: ClusterUuid(Uuid::from_u128(0xC1)),
+        feature_level: 1,
+        regions: vec![region(1, "us"), region(2, "eu")],
+        nodes: vec![node(1, 1, 0xD1), node(2, 2, 0xD2)],
+    }
+}
+
+fn at(ms: u64, change: Change) -> Command {
+    Command::new(Timestamp(ms), change)
+}
+
+fn founded() -> Catalog {
+    let mut catalog = Catalog::default();
+    catalog.apply(at(1, Change::Genesis(genesis()))).unwrap();
+    catalog
+}
+
+fn settings(partitions: u32) -> StreamSettings {
+    StreamSettings { partitions, ..StreamSettings::default() }
+}
+
+fn create(name: &str, partitions: u32) -> Change {
+    Change::CreateStream(CreateStream {
+        tenant: TenantId::DEFAULT,
+        name: StreamName::new(name).unwrap(),
+        settings: settings(partitions),
+    })
+}
+
+fn code(reply: Reply) -> RefusalCode {
+    reply.expect_err("should be refused").code
+}
+
+#[test]
+fn nothing_comes_before_the_genesis_and_none_after_it() {
+    let mut catalog = Catalog::default();
+    assert_eq!(code(catalog.apply(at(1, create("a", 1)))), RefusalCode::NotFounded);
+    assert_eq!(catalog, Catalog::default(), "a refusal changes nothing");
+    catalog.apply(at(2, Change::Genesis(genesis()))).unwrap();
+    assert_eq!(code(catalog.apply(at(3, Change::Genesis(genesis())))), RefusalCode::AlreadyFounded);
+    assert_eq!(catalog.cluster(), Some(genesis().cluster));
+    assert_eq!(catalog.founded_at(), Some(Timestamp(2)));
+    assert_eq!(catalog.tenant_named(&TenantName::default()).unwrap().id, TenantId::DEFAULT);
+    assert_eq!(catalog.region_named(&RegionName::new("eu").unwrap()).unwrap().id, RegionId(2));
+}
+
+#[test]
+fn a_bad_genesis_is_refused() {
+    let bad = |change: fn(&mut Genesis)| {
+        let mut genesis = genesis();
+        change(&mut genesis);
+        let mut catalog = Catalog::default();
+        let refused = catalog.apply(at(1, Change::Genesis(genesis))).is_err();
+        assert_eq!(refused, catalog == Catalog::default(), "a refusal changes nothing");
+        refused
+    };
+    assert!(bad(|g| g.regions.clear()));
+    assert!(bad(|g| g.nodes.clear()));
+    assert!(bad(|g| g.feature_level = 0));
+    assert!(bad(|g| g.feature_level = MAX_FEATURE_LEVEL + 1));
+    assert!(bad(|g| g.regions[1].id = RegionId(1)));
+    assert!(bad(|g| g.regions[1].name = g.regions[0].name.clone()));
+    assert!(bad(|g| g.regions[0].shards = 0));
+    assert!(bad(|g| g.regions[0].incarnation = Incarnation(2)));
+    assert!(bad(|g| g.nodes[1].id = NodeId(1)));
+    assert!(bad(|g| g.nodes[1].disk = g.nodes[0].disk));
+    assert!(bad(|g| g.nodes[0].region = RegionId(9)));
+    assert!(bad(|g| g.nodes[0].peer_address.clear()));
+    assert!(!bad(|_| ()));
+}
+
+#[test]
+fn streams_live_and_their_ids_are_never_given_again() {
+    let mut catalog = founded();
+    let Ok(Outcome::StreamCreated { stream, created: true }) = catalog.apply(at(5, create("orders", 4)))
+    else {
+        panic!("not created");
+    };
+    assert_eq!((stream.id, stream.version, stream.created_at), (StreamId(1), 1, Timestamp(5)));
+    let again = catalog.apply(at(9, create("orders", 4))).unwrap();
+    assert_eq!(again, Outcome::StreamCreated { stream: stream.clone(), created: false });
+    assert_eq!(code(catalog.apply(at(9, create("orders", 5)))), RefusalCode::StreamExists);
+
+    let update = |partitions, expected_version| {
+        Change::UpdateStream(UpdateStream {
+            id: StreamId(1),
+            settings: settings(partitions),
+            expected_version,
+        })
+    };
+    assert_eq!(code(catalog.apply(at(9, update(3, None)))), RefusalCode::BadPartitionCount);
+    assert_eq!(code(catalog.apply(at(9, update(8, Some(2))))), RefusalCode::VersionConflict);
+    let Ok(Outcome::StreamUpdated(updated)) = catalog.apply(at(9, update(8, Some(1)))) else {
+        panic!("not updated");
+    };
+    assert_eq!((updated.version, updated.settings.partitions), (2, 8));
+
+    catalog.apply(at(10, Change::DeleteStream(StreamId(1)))).unwrap();
+    assert_eq!(code(catalog.apply(at(11, Change::DeleteStream(StreamId(1))))), RefusalCode::StreamNotFound);
+    assert!(catalog.is_deleted(StreamId(1)));
+    assert!(!catalog.is_deleted(StreamId(2)), "not given yet is not deleted");
+    assert!(catalog.stream_named(TenantId::DEFAULT, &stream.name).is_none());
+    let Ok(Outcome::StreamCreated { stream, .. }) = catalog.apply(at(12, create("orders", 1))) else {
+        panic!("not created");
+    };
+    assert_eq!(stream.id, StreamId(2));
+}
+
+#[test]
+fn bad_streams_are_refused() {
+    let mut catalog = founded();
+    for partitions in [0, 1025, u32::MAX] {
+        assert_eq!(code(catalog.apply(at(1, create("a", partitions)))), RefusalCode::BadPartitionCount);
+    }
+    let with = |settings: StreamSettings, tenant: u32| {
+        Change::CreateStream(CreateStream {
+            tenant: TenantId(tenant),
+            name: StreamName::new("a").unwrap(),
+            settings,
+        })
+    };
+    assert_eq!(code(catalog.apply(at(1, with(settings(1), 7)))), RefusalCode::TenantNotFound);
+    let labels = |labels: BTreeMap<String, String>| StreamSettings { labels, ..settings(1) };
+    for bad in [
+        (0..65).map(|i| (format!("k{i}"), String::new())).collect(),
+        [(String::new(), String::new())].into(),
+        [("k".repeat(64), String::new())].into(),
+        [("k".to_owned(), "v".repeat(257))].into(),
+    ] {
+        assert_eq!(code(catalog.apply(at(1, with(labels(bad), 1)))), RefusalCode::Malformed);
+    }
+    assert_eq!(catalog, founded_like(&catalog));
+}
+
+/// The founded state with the same remembered answers, to compare everything else.
+fn founded_like(catalog: &Catalog) -> Catalog {
+    Catalog { answered: catalog.answered.clone(), ..founded() }
+}
+
+#[test]
+fn pages_of_streams_follow_names() {
+    let mut catalog = founded();
+    for name in ["b", "a", "d", "c"] {
+        catalog.apply(at(1, create(name, 1))).unwrap();
+    }
+    let page = |after: Option<&str>| -> Vec<String> {
+        let after = after.map(|name| StreamName::new(name).unwrap());
+        catalog.streams_of(TenantId::DEFAULT, after.as_ref()).map(|s| s.name.to_string()).collect()
+    };
+    assert_eq!(page(None), ["a", "b", "c", "d"]);
+    assert_eq!(page(Some("b")), ["c", "d"]);
+    assert_eq!(page(Some("bb")), ["c", "d"]);
+    assert_eq!(page(Some("d")), Vec::<String>::new());
+    assert_eq!(catalog.streams_of(TenantId(2), None).count(), 0);
+}
+
+#[test]
+fn a_node_that_lost_its_disk_is_another_node() {
+    let mut catalog = founded();
+    let mut moved = node(1, 1, 0xD1);
+    moved.peer_address = "10.0.0.1:7000".into();
+    catalog.apply(at(1, Change::RegisterNode(moved.clone()))).unwrap();
+    assert_eq!(**catalog.node(NodeId(1)).unwrap(), moved);
+    let register = |catalog: &mut Catalog, node| code(catalog.apply(at(1, Change::RegisterNode(node))));
+    assert_eq!(register(&mut catalog, node(1, 1, 0xEE)), RefusalCode::NodeChanged);
+    assert_eq!(register(&mut catalog, node(1, 2, 0xD1)), RefusalCode::NodeChanged);
+    assert_eq!(register(&mut catalog, node(3, 1, 0xD1)), RefusalCode::NodeChanged);
+    assert_eq!(register(&mut catalog, node(3, 9, 0xD3)), RefusalCode::RegionNotFound);
+    assert_eq!(register(&mut catalog, node(0, 1, 0xD3)), RefusalCode::Malformed);
+    catalog.apply(at(1, Change::RegisterNode(node(3, 1, 0xD3)))).unwrap();
+    assert_eq!(catalog.disk_of(NodeId(3)), Some(DiskUuid(Uuid::from_u128(0xD3))));
+}
+
+#[test]
+fn the_feature_level_gates_commands_and_rises_with_the_nodes() {
+    let mut catalog = founded();
+    assert_eq!(code(catalog.apply(at(1, Change::RaiseFeatureLevel(3)))), RefusalCode::FeatureLevel);
+    assert_eq!(
+        code(catalog.apply(at(1, Change::RaiseFeatureLevel(2)))),
+        RefusalCode::FeatureLevel,
+        "nodes of level 1 are there"
+    );
+    assert_eq!(catalog.apply(at(1, Change::RaiseFeatureLevel(1))), Ok(Outcome::FeatureLevelRaised(1)));
+
+    for id in [1, 2] {
+        let upgraded = NodeRow { max_feature_level: 2, ..node(id, id as u16, 0xD0 + u128::from(id)) };
+        catalog.apply(at(1, Change::RegisterNode(upgraded))).unwrap();
+    }
+    let before = catalog.clone();
+    assert_eq!(catalog.apply(at(1, Change::RaiseFeatureLevel(2))), Ok(Outcome::FeatureLevelRaised(2)));
+    assert_eq!(code(catalog.apply(at(1, Change::RegisterNode(node(3, 1, 0xD3))))), RefusalCode::FeatureLevel);
+
+    // This build knows level 1: as a member of that cluster it must stop, not guess.
+    let mut old = before;
+    let raise = at(1, Change::RaiseFeatureLevel(2)).to_bytes();
+    assert!(Machine::apply(&mut old, &raise).is_err());
+    assert!(Catalog::restore(&catalog.snapshot()).is_err());
+
+    let mut low = founded();
+    low.feature_level = 0;
+    assert_eq!(code(low.apply(at(1, create("a", 1)))), RefusalCode::FeatureLevel);
+}
+
+#[test]
+fn a_command_that_is_proposed_again_is_answered_and_not_repeated() {
+    let mut catalog = founded();
+    let first = at(1, create("a", 1));
+    let answer = catalog.apply(first.clone());
+    catalog.apply(at(2, Change::DeleteStream(StreamId(1)))).unwrap();
+    let state = catalog.clone();
+    assert_eq!(catalog.apply(first), answer);
+    assert_eq!(catalog, state);
+    let restored = Catalog::restore(&catalog.snapshot()).unwrap();
+    assert_eq!(restored, state, "remembered over snapshots too");
+}
+
+#[test]
+fn what_is_no_command_stops_or_is_refused() {
+    let mut catalog = founded();
+    assert!(Machine::apply(&mut catalog, b"\xff\xff").is_err());
+    assert!(Catalog::check(&[]).is_err(), "a newer build's command reads as none");
+    let mut wire = meridian_wire::v1::CatalogCommand::from(&at(1, create("a", 1)));
+    wire.request_id = bytes::Bytes::from_static(b"short");
+    let reply = Machine::apply(&mut catalog, &wire.encode_to_vec()).unwrap();
+    assert_eq!(code(machine::reply_from_bytes(&reply).unwrap()), RefusalCode::Malformed);
+    assert_eq!(catalog, founded_like(&catalog));
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let name = "[a-d]{1,2}".prop_map(|name| StreamName::new(name).unwrap());
+    let settings = (
+        0u32..6,
+        proptest::option::of(0u64..100),
+        proptest::collection::btree_map("[a-c]{0,2}", "[a-c]{0,2}", 0..3),
+    )
+        .prop_map(|(partitions, retention_ms, labels)| StreamSettings {
+            partitions,
+            retention_ms,
+            retention_bytes: retention_ms.map(|ms| ms * 10),
+            labels,
+        });
+    prop_oneof![
+        6 => (1u32..3, name, settings.clone()).prop_map(|(tenant, name, settings)| Change::CreateStream(
+            CreateStream { tenant: TenantId(tenant), name, settings }
+        )),
+        4 => (0u64..12, settings, proptest::option::of(1u64..4)).prop_map(|(id, settings, expected_version)| {
+            Change::UpdateStream(UpdateStream { id: StreamId(id), settings, expected_version })
+        }),
+        3 => (0u64..12).prop_map(|id| Change::DeleteStream(StreamId(id))),
+        2 => (0u32..5, 1u16..4, 0xD0u128..0xD6).prop_map(|(id, r, d)| Change::RegisterNode(node(id, r, d))),
+        1 => (0u32..4).prop_map(Change::RaiseFeatureLevel),
+        1 => Just(Change::Genesis(genesis())),
+    ]
+}
+
+/// Request ids from a small set, so that repetitions happen.
+fn commands() -> impl Strategy<Value = Vec<Command>> {
+    proptest::collection::vec(
+        (0u128..60, 0u64..1000, change()).prop_map(|(request, ms, change)| Command {
+            request: RequestId(Uuid::from_u128(request)),
+            at: Timestamp(ms),
+            change,
+        }),
+        0..80,
+    )
+}
+
+proptest! {
+    #[test]
+    fn same_commands_same_state_and_bytes(commands in commands(), cut in 0usize..80) {
+        let mut straight = Catalog::default();
+        let mut bytes_in = Catalog::default();
+        let mut over_snapshots = Catalog::default();
+        let mut ids = BTreeSet::new();
+        for (i, command) in commands.iter().enumerate() {
+            let logged = command.to_bytes();
+            let back = meridian_wire::v1::CatalogCommand::decode(logged.as_ref()).unwrap();
+            prop_assert_eq!(&Command::try_from(back).unwrap(), command, "survives the log");
+            if i == cut {
+                over_snapshots = Catalog::restore(&over_snapshots.snapshot()).unwrap();
+            }
+            let before = straight.clone();
+            let reply = straight.apply(command.clone());
+            let answer = Machine::apply(&mut bytes_in, &logged).unwrap();
+            prop_assert_eq!(&machine::reply_from_bytes(&answer).unwrap(), &reply, "survives the wire");
+            prop_assert_eq!(&over_snapshots.apply(command.clone()), &reply);
+            match reply {
+                Err(_) => prop_assert_eq!(&before, &straight, "a refusal changes nothing"),
+                Ok(Outcome::StreamCreated { stream, created: true }) if before != straight => {
+                    prop_assert!(ids.insert(stream.id), "an id given twice");
+                }
+                Ok(_) => {}
+            }
+        }
+        prop_assert_eq!(straight.snapshot(), bytes_in.snapshot());
+        prop_assert_eq!(straight.snapshot(), over_snapshots.snapshot());
+        prop_assert_eq!(&Catalog::restore(&straight.snapshot()).unwrap(), &straight);
+        for stream in straight.streams() {
+            prop_assert_eq!(straight.stream_named(stream.tenant, &stream.name).map(|s| s.id), Some(stream.id));
+            prop_assert!((1..=1024).contains(&stream.settings.partitions));
+        }
+        let named: usize = straight.names.values().map(rpds::RedBlackTreeMap::size).sum();
+        prop_assert_eq!(named, straight.streams().count());
+    }
+
+    #[test]
+    fn bytes_from_anywhere_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let mut catalog = founded();
+        let _ = Machine::apply(&mut catalog, &bytes);
+        let _ = Catalog::restore(&bytes);
+        let _ = machine::reply_from_bytes(&bytes);
+    }
+}

@@ -1,0 +1,20 @@
+//! Metadata: the catalog's pure machine, and the openraft group that orders its commands.
+//!
+//! Flows in: commands of any node, Raft's messages between nodes. Flows out: the state, at once and without a quorum
+//! from the local copy; linearizable where a barrier is asked for. Must never be on the way of an event: publishing,
+//! subscribing and mirroring run on the last known state.
+
+pub mod catalog;
+mod group;
+mod machine;
+mod raft;
+mod store;
+#[cfg(test)]
+mod testing;
+
+pub use group::{
+    BootstrapError, CatalogGroup, CatalogHandle, Config, Group, GroupHandle, NoChannel, OnFatal,
+    PeerChannels, ProposeError, RaftServer, Role, StartError, Status, abort,
+};
+pub use machine::{Machine, Unsupported};
+pub use store::{Identity, StoreError};

@@ -1,0 +1,335 @@
+//! The source's end of a link, sans-IO: what may be read from where, and what to push next.
+//!
+//! Only committed and applied frames are ever read. Shards take turns, those that are nearly caught up first, so that a
+//! long catch-up delays no live tail.
+
+use std::collections::BTreeMap;
+
+use meridian_shard::Totals;
+use meridian_storage::{Chain, Frame};
+use meridian_types::{Hlc, Seq, ShardId};
+
+use crate::link::RefusedReason;
+
+/// Bytes read and pushed at a time.
+const CHUNK_BYTES: u64 = 1024 * 1024;
+/// A shard with fewer frames to go counts as live.
+const LIVE_WITHIN: u64 = 256;
+/// Under load a live shard always has something: after so many reads of live ones, one that catches up has its turn.
+const LIVE_IN_A_ROW: u32 = 8;
+
+/// How far the source holds a shard, committed and applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceMark {
+    /// The last readable frame.
+    pub seq: Seq,
+    /// Sums up to there.
+    pub totals: Totals,
+    /// Its hlc.
+    pub hlc: Hlc,
+    /// This node leads the shard in its origin and has committed in its epoch: nobody has more than it.
+    pub is_origin_leader: bool,
+}
+
+/// What happens to a feed. `turn` numbers the fetches of a link, so that the answer to an abandoned one is told apart.
+#[derive(Clone, Debug)]
+pub enum FeedInput {
+    /// The copy wants a shard from `from` on, and holds the frame before with `chain_before`.
+    Fetch {
+        /// Which.
+        shard: ShardId,
+        /// The first wanted.
+        from: Seq,
+        /// Of the frame before it.
+        chain_before: Chain,
+        /// How far the source holds it; none: it has no such shard.
+        mark: Option<SourceMark>,
+    },
+    /// The copy wants no more of a shard.
+    Stop(ShardId),
+    /// The copy can take so many more bytes.
+    Credit(u64),
+    /// The source holds more.
+    Advanced(ShardId, SourceMark),
+    /// The chain that was looked up; an error says what is damaged.
+    LookedUp {
+        /// Of which.
+        shard: ShardId,
+        /// Of which fetch.
+        turn: u64,
+        /// The chain, or none where the source lacks the frame.
+        chain: Result<Option<Chain>, String>,
+    },
+    /// The frames that were read, contiguous; an error says what is damaged.
+    Read {
+        /// Of which.
+        shard: ShardId,
+        /// Of which fetch.
+        turn: u64,
+        /// At least one, unless they are not readable yet.
+        frames: Result<Vec<Frame>, String>,
+    },
+    /// Tell the marks that have moved since they were last told, or all of them, as a heartbeat.
+    TellMarks {
+        /// Those that have not moved too.
+        all: bool,
+    },
+}
+
+/// What a feed wants done.
+#[derive(Clone, Debug)]
+pub enum FeedEffect {
+    /// Find the chain through `seq`.
+    LookUp {
+        /// Of which.
+        shard: ShardId,
+        /// To be answered with.
+        turn: u64,
+        /// Of which frame.
+        seq: Seq,
+    },
+    /// Read frames.
+    Read {
+        /// Of which.
+        shard: ShardId,
+        /// To be answered with.
+        turn: u64,
+        /// The first.
+        from: Seq,
+        /// At most so many bytes, but at least one frame.
+        max_bytes: u64,
+    },
+    /// Push frames.
+    Push {
+        /// Of which.
+        shard: ShardId,
+        /// Which.
+        frames: Vec<Frame>,
+    },
+    /// Tell how far the source is.
+    Mark(ShardId, SourceMark),
+    /// This shard cannot be read from there.
+    Refuse {
+        /// Which.
+        shard: ShardId,
+        /// Why.
+        reason: RefusedReason,
+        /// The source's last.
+        last: Seq,
+        /// For people.
+        message: String,
+    },
+}
+
+#[derive(Debug)]
+struct Wanted {
+    turn: u64,
+    next: Seq,
+    /// Set while the chain is being looked up.
+    chain_before: Option<Chain>,
+    mark: SourceMark,
+    /// The mark that the copy was told last.
+    told: Seq,
+}
+
+/// The source's end of one link. See the module.
+#[derive(Debug, Default)]
+pub struct Feed {
+    wanted: BTreeMap<ShardId, Wanted>,
+    /// Below zero after a frame larger than what was left: the copy gives back all of it, so all of it is owed, or
+    /// each such frame would raise for good what may be on its way.
+    credit: i64,
+    turn: u64,
+    /// One read at a time: frames leave in order, and memory is bounded.
+    reading: bool,
+    /// The shard read last, of those catching up and of those live.
+    last_read: [Option<ShardId>; 2],
+    live_in_a_row: u32,
+}
+
+impl Feed {
+    /// Takes one input and appends what is to be done.
+    pub fn step(&mut self, input: FeedInput, out: &mut Vec<FeedEffect>) {
+        match input {
+            FeedInput::Fetch { shard, from, chain_before, mark } => {
+                self.fetch(shard, from, chain_before, mark, out);
+            }
+            FeedInput::Stop(shard) => {
+                self.wanted.remove(&shard);
+            }
+            FeedInput::Credit(bytes) => {
+                self.credit = self.credit.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
+            }
+            FeedInput::Advanced(shard, mark) => {
+                if let Some(wanted) = self.wanted.get_mut(&shard)
+                    && mark.seq >= wanted.mark.seq
+                {
+                    wanted.mark = mark;
+                }
+            }
+            FeedInput::LookedUp { shard, turn, chain } => self.looked_up(shard, turn, chain, out),
+            FeedInput::Read { shard, turn, frames } => {
+                self.reading = false;
+                self.read(shard, turn, frames, out);
+            }
+            FeedInput::TellMarks { all } => {
+                // A mark is also the word that the chain agrees: none before it is looked up.
+                let agreed = self.wanted.iter_mut().filter(|(_, wanted)| wanted.chain_before.is_none());
+                for (&shard, wanted) in agreed {
+                    if all || wanted.told != wanted.mark.seq {
+                        wanted.told = wanted.mark.seq;
+                        out.push(FeedEffect::Mark(shard, wanted.mark));
+                    }
+                }
+            }
+        }
+        self.read_next(out);
+    }
+
+    fn fetch(
+        &mut self,
+        shard: ShardId,
+        from: Seq,
+        chain_before: Chain,
+        mark: Option<SourceMark>,
+        out: &mut Vec<FeedEffect>,
+    ) {
+        self.wanted.remove(&shard);
+        let mut refuse = |reason, last, message: String| {
+            out.push(FeedEffect::Refuse { shard, reason, last, message });
+        };
+        let Some(mark) = mark else {
+            return refuse(RefusedReason::UnknownShard, Seq::ZERO, "this node has no such shard".into());
+        };
+        let held = from.prev();
+        if held > mark.seq {
+            // Only an origin's leader knows that nobody can have more; any other source is merely behind.
+            let (reason, what) = if mark.is_origin_leader {
+                (RefusedReason::OriginShorter, "the origin has committed less than its copy holds")
+            } else {
+                (RefusedReason::Behind, "this source is behind")
+            };
+            return refuse(reason, mark.seq, format!("{what}: {} against {held}", mark.seq));
+        }
+        self.turn += 1;
+        let turn = self.turn;
+        self.wanted.insert(
+            shard,
+            Wanted { turn, next: from, chain_before: Some(chain_before), mark, told: mark.seq },
+        );
+        out.push(FeedEffect::LookUp { shard, turn, seq: held });
+    }
+
+    fn looked_up(
+        &mut self,
+        shard: ShardId,
+        turn: u64,
+        chain: Result<Option<Chain>, String>,
+        out: &mut Vec<FeedEffect>,
+    ) {
+        let Some(wanted) = self.wanted.get_mut(&shard).filter(|wanted| wanted.turn == turn) else { return };
+        let Some(expected) = wanted.chain_before else { return };
+        let (held, last) = (wanted.next.prev(), wanted.mark.seq);
+        let refused = match chain {
+            Ok(Some(chain)) if chain == expected => {
+                wanted.chain_before = None;
+                out.push(FeedEffect::Mark(shard, wanted.mark));
+                return;
+            }
+            Ok(Some(_)) => {
+                (RefusedReason::ChainDiffers, format!("the copies differ at or before frame {held}"))
+            }
+            Ok(None) => (RefusedReason::Behind, format!("this source lacks frame {held}")),
+            Err(damage) => (RefusedReason::Damaged, damage),
+        };
+        self.wanted.remove(&shard);
+        out.push(FeedEffect::Refuse { shard, reason: refused.0, last, message: refused.1 });
+    }
+
+    fn read(
+        &mut self,
+        shard: ShardId,
+        turn: u64,
+        frames: Result<Vec<Frame>, String>,
+        out: &mut Vec<FeedEffect>,
+    ) {
+        let Some(wanted) = self.wanted.get_mut(&shard).filter(|wanted| wanted.turn == turn) else { return };
+        let (expected, mark) = (wanted.next, wanted.mark);
+        let contiguous = |frames: &[Frame]| {
+            frames
+                .iter()
+                .zip(expected.0..)
+                .all(|(frame, seq)| frame.header.seq == Seq(seq) && frame.header.shard_id() == shard)
+        };
+        // What was applied since the mark was told may come with the rest: it waits for its mark.
+        let frames = frames.map(|mut frames| {
+            frames.retain(|frame| frame.header.seq <= mark.seq);
+            frames
+        });
+        match frames {
+            Ok(frames) if !frames.is_empty() && contiguous(&frames) => {
+                wanted.next = Seq(expected.0 + frames.len() as u64);
+                let bytes: usize = frames.iter().map(Frame::encoded_len).sum();
+                // The last push may overdraw: one frame can be larger than what is left.
+                self.credit = self.credit.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+                out.push(FeedEffect::Push { shard, frames });
+            }
+            Ok(_) => {
+                self.wanted.remove(&shard);
+                let message = format!("frame {expected} is not where the index says");
+                out.push(FeedEffect::Refuse {
+                    shard,
+                    reason: RefusedReason::Damaged,
+                    last: mark.seq,
+                    message,
+                });
+            }
+            Err(message) => {
+                self.wanted.remove(&shard);
+                out.push(FeedEffect::Refuse {
+                    shard,
+                    reason: RefusedReason::Damaged,
+                    last: mark.seq,
+                    message,
+                });
+            }
+        }
+    }
+
+    /// The next shard that has something to read, in turn: of those that are live, or of those that are not.
+    fn next_in_turn(&self, live: bool) -> Option<ShardId> {
+        let last = self.last_read[usize::from(live)];
+        let ready = |wanted: &Wanted| wanted.chain_before.is_none() && wanted.next <= wanted.mark.seq;
+        let is_live = |wanted: &Wanted| wanted.mark.seq.0 - wanted.next.0 < LIVE_WITHIN;
+        let after = self.wanted.iter().filter(|(shard, _)| Some(**shard) > last);
+        let before = self.wanted.iter().filter(|(shard, _)| Some(**shard) <= last);
+        let mut in_turn = after.chain(before).filter(|(_, wanted)| ready(wanted) && is_live(wanted) == live);
+        in_turn.next().map(|(shard, _)| *shard)
+    }
+
+    /// Starts the next read: live shards first, but never they alone.
+    fn read_next(&mut self, out: &mut Vec<FeedEffect>) {
+        let Ok(credit @ 1..) = u64::try_from(self.credit) else { return };
+        if self.reading {
+            return;
+        }
+        let live_first = self.live_in_a_row < LIVE_IN_A_ROW;
+        let chosen = [live_first, !live_first]
+            .into_iter()
+            .find_map(|live| self.next_in_turn(live).map(|shard| (live, shard)));
+        if let Some((live, shard)) = chosen
+            && let Some(wanted) = self.wanted.get(&shard)
+        {
+            let (turn, from) = (wanted.turn, wanted.next);
+            let max_bytes = CHUNK_BYTES.min(credit);
+            self.reading = true;
+            self.last_read[usize::from(live)] = Some(shard);
+            self.live_in_a_row = if live { self.live_in_a_row.saturating_add(1) } else { 0 };
+            out.push(FeedEffect::Read { shard, turn, from, max_bytes });
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "feed_tests.rs"]
+mod tests;

@@ -1,0 +1,491 @@
+//! The copy's end of a link, sans-IO: what to ask for, what to append, when to give credit, when to give up.
+//!
+//! It never appends what it cannot place: frames go to the shard's replica, which takes frame n+1 after frame n or
+//! faults. A fault stops that shard alone, for good: the others go on.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use meridian_shard::Totals;
+use meridian_storage::{Chain, Frame};
+use meridian_types::{Hlc, LeaderEpoch, Seq, ShardId, Timestamp};
+
+use crate::status::{LinkState, LinkStatus, ShardFault};
+use crate::{DurableMark, SourceMark};
+
+/// How a link is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkConfig {
+    /// The most bytes that may be on their way or waiting to be stored.
+    pub credit_bytes: u64,
+    /// After how long without progress a link that has something to read is connected anew, in milliseconds.
+    pub stall_ms: u64,
+    /// How long to wait before a shard is asked for again at a source that is behind, in milliseconds.
+    pub retry_ms: u64,
+    /// This region's incarnation, for durable marks.
+    pub hosting_incarnation: u32,
+}
+
+/// Why a source does not push a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedReason {
+    /// The copies differ.
+    ChainDiffers,
+    /// The origin's leader has less than its copy.
+    OriginShorter,
+    /// The source is only behind.
+    Behind,
+    /// The source does not have the shard.
+    UnknownShard,
+    /// The source's copy is damaged there.
+    Damaged,
+}
+
+/// How the copy of a shard is, in this region.
+#[derive(Clone, Debug)]
+pub struct CopyState {
+    /// Its last appended frame.
+    pub appended: Seq,
+    /// The chain through that.
+    pub chain: Chain,
+    /// Its last frame that is on stable storage and applied.
+    pub durable: Seq,
+    /// Sums up to there.
+    pub totals: Totals,
+    /// The hlc of that frame.
+    pub hlc: Hlc,
+    /// The copy's leadership here; none: it takes no frames yet.
+    pub leads: Option<LeaderEpoch>,
+    /// Why it takes no frames any more.
+    pub fault: Option<ShardFault>,
+}
+
+/// What happens to a link.
+#[derive(Clone, Debug)]
+pub enum LinkInput {
+    /// The peer's Hello was accepted.
+    Connected,
+    /// The connection is gone.
+    Disconnected,
+    /// A shard copy is ready, has stored more, or has faulted.
+    Copy(ShardId, CopyState),
+    /// Frames came, CRCs checked.
+    Frames {
+        /// Of which shard.
+        shard: ShardId,
+        /// Which.
+        frames: Vec<Frame>,
+    },
+    /// The source tells how far it is.
+    Mark(ShardId, SourceMark),
+    /// The source does not push a shard.
+    Refused {
+        /// Which.
+        shard: ShardId,
+        /// Why.
+        reason: RefusedReason,
+        /// The source's last.
+        last: Seq,
+        /// For people.
+        message: String,
+    },
+    /// An echo of the ping that was sent at that time.
+    Pong(Timestamp),
+    /// Time has passed. Some ten a second.
+    Tick,
+}
+
+/// What a link wants done.
+#[derive(Clone, Debug)]
+pub enum LinkEffect {
+    /// Ask for a shard.
+    Fetch {
+        /// Which.
+        shard: ShardId,
+        /// From where.
+        from: Seq,
+        /// The chain before that.
+        chain_before: Chain,
+    },
+    /// Let the source send more.
+    Credit(u64),
+    /// Hand frames to the shard copy.
+    Append(ShardId, Vec<Frame>),
+    /// Tell the source what is durable here.
+    Durable(ShardId, DurableMark),
+    /// Ask for an echo.
+    Ping(Timestamp),
+    /// Give the connection up and connect anew: no progress.
+    Reconnect,
+}
+
+#[derive(Debug)]
+enum Fetching {
+    /// Not asked for, until then.
+    Paused(Timestamp),
+    /// Asked for.
+    Asked {
+        /// The next frame expected.
+        next: Seq,
+        /// Since when the source owes a word on whether the copies agree.
+        unanswered: Option<Timestamp>,
+    },
+    /// Faulted: never again until an operator has looked.
+    Faulted,
+}
+
+#[derive(Debug)]
+struct Mirrored {
+    copy: CopyState,
+    fetching: Fetching,
+    mark: Option<SourceMark>,
+    /// The hlc of the source's mark when this copy was first seen behind.
+    behind_since: Option<Hlc>,
+    /// Frames handed over and not yet durable: their credit is given back when they are.
+    in_hand: VecDeque<(Seq, u64)>,
+    told: Seq,
+}
+
+/// The copy's end of one link. See the module.
+#[derive(Debug)]
+pub struct LinkCore {
+    config: LinkConfig,
+    connected: bool,
+    shards: BTreeMap<ShardId, Mirrored>,
+    /// Credit to give back, saved up so that it is worth a message. Below zero: what is in hand from an earlier
+    /// connection is that much more than the credit, so that much of what becomes free is not to be given.
+    owed: i64,
+    faults: BTreeMap<ShardId, ShardFault>,
+    last_progress: Timestamp,
+    /// When the peer last said anything. It answers pings and repeats its marks, so silence is a broken link too.
+    last_heard: Timestamp,
+    last_ping: Timestamp,
+    /// The latest time seen: the clock may jump back.
+    latest: Timestamp,
+    stalled: bool,
+    /// Reconnects for want of progress without any progress between them.
+    stalls_in_a_row: u32,
+    status: LinkStatus,
+}
+
+const PING_EVERY_MS: u64 = 1000;
+/// Patience doubles this often: a link too slow for one message within `stall_ms` must get it across one day.
+const DOUBLINGS: u32 = 4;
+
+impl LinkCore {
+    /// A link that is not connected.
+    pub fn new(config: LinkConfig) -> Self {
+        Self {
+            config,
+            connected: false,
+            shards: BTreeMap::new(),
+            owed: 0,
+            faults: BTreeMap::new(),
+            last_progress: Timestamp(0),
+            last_heard: Timestamp(0),
+            last_ping: Timestamp(0),
+            latest: Timestamp(0),
+            stalled: false,
+            stalls_in_a_row: 0,
+            status: LinkStatus::default(),
+        }
+    }
+
+    /// Takes one input and appends what is to be done to `out`.
+    pub fn step(&mut self, input: LinkInput, now: Timestamp, out: &mut Vec<LinkEffect>) {
+        self.notice_a_jump_back(now);
+        if !matches!(input, LinkInput::Disconnected | LinkInput::Copy(..) | LinkInput::Tick) {
+            self.last_heard = now;
+        }
+        match input {
+            LinkInput::Connected => self.connected(now, out),
+            LinkInput::Disconnected => self.disconnected(now),
+            LinkInput::Copy(shard, copy) => self.copy(shard, copy, now, out),
+            LinkInput::Frames { shard, frames } => self.frames(shard, frames, now, out),
+            LinkInput::Mark(shard, mark) => self.mark(shard, mark, now),
+            LinkInput::Refused { shard, reason, last, message } => {
+                self.refused(shard, reason, last, message, now);
+            }
+            LinkInput::Pong(sent) => {
+                let round_trip = std::time::Duration::from_millis(now.0.saturating_sub(sent.0));
+                self.status.round_trip = Some(round_trip);
+            }
+            LinkInput::Tick => self.tick(now, out),
+        }
+    }
+
+    /// Deadlines of a clock that has jumped back would hold for as long as the jump (fault 13): they are due now.
+    fn notice_a_jump_back(&mut self, now: Timestamp) {
+        if now < self.latest {
+            self.last_progress = self.last_progress.min(now);
+            self.last_heard = self.last_heard.min(now);
+            for mirrored in self.shards.values_mut() {
+                if let Fetching::Paused(time) | Fetching::Asked { unanswered: Some(time), .. } =
+                    &mut mirrored.fetching
+                {
+                    *time = (*time).min(now);
+                }
+            }
+        }
+        self.latest = now;
+    }
+
+    fn connected(&mut self, now: Timestamp, out: &mut Vec<LinkEffect>) {
+        self.connected = true;
+        self.stalled = false;
+        self.last_progress = now;
+        // What is in hand from an earlier connection still fills memory until it is durable.
+        let in_hand: u64 = self.shards.values().flat_map(|s| s.in_hand.iter().map(|&(_, bytes)| bytes)).sum();
+        self.owed = signed(self.config.credit_bytes) - signed(in_hand);
+        self.give_credit(1, out);
+        for (&shard, mirrored) in &mut self.shards {
+            // The source keeps marks in memory alone: a quiet shard would never be told of again.
+            mirrored.told = Seq::ZERO;
+            Self::tell_durable(self.config.hosting_incarnation, shard, mirrored, out);
+            if !matches!(mirrored.fetching, Fetching::Faulted) {
+                Self::ask(shard, mirrored, now, out);
+            }
+        }
+    }
+
+    fn disconnected(&mut self, now: Timestamp) {
+        self.connected = false;
+        self.status.reconnects += 1;
+        for mirrored in self.shards.values_mut() {
+            if !matches!(mirrored.fetching, Fetching::Faulted) {
+                mirrored.fetching = Fetching::Paused(now);
+            }
+        }
+    }
+
+    /// Asks from where the copy ends: what was sent and not appended is sent again.
+    fn ask(shard: ShardId, mirrored: &mut Mirrored, now: Timestamp, out: &mut Vec<LinkEffect>) {
+        if mirrored.copy.leads.is_none() || !mirrored.in_hand.is_empty() {
+            // Its end is not known yet: frames are on their way to it.
+            mirrored.fetching = Fetching::Paused(now);
+            return;
+        }
+        let next = mirrored.copy.appended.next();
+        mirrored.fetching = Fetching::Asked { next, unanswered: Some(now) };
+        out.push(LinkEffect::Fetch { shard, from: next, chain_before: mirrored.copy.chain });
+    }
+
+    fn copy(&mut self, shard: ShardId, copy: CopyState, now: Timestamp, out: &mut Vec<LinkEffect>) {
+        if let Some(fault) = &copy.fault {
+            self.faults.insert(shard, fault.clone());
+        }
+        let faulted = copy.fault.is_some();
+        let mirrored = self.shards.entry(shard).or_insert_with(|| Mirrored {
+            copy: copy.clone(),
+            fetching: Fetching::Paused(now),
+            mark: None,
+            behind_since: None,
+            in_hand: VecDeque::new(),
+            told: Seq::ZERO,
+        });
+        if copy.durable > mirrored.copy.durable {
+            self.last_progress = now;
+            self.stalls_in_a_row = 0;
+        }
+        mirrored.copy = copy;
+        if faulted {
+            mirrored.fetching = Fetching::Faulted;
+            // What it did not take no longer fills memory.
+            self.owed += mirrored.in_hand.drain(..).map(|(_, bytes)| signed(bytes)).sum::<i64>();
+        }
+        while let Some(&(seq, bytes)) = mirrored.in_hand.front()
+            && seq <= mirrored.copy.durable
+        {
+            mirrored.in_hand.pop_front();
+            self.owed += signed(bytes);
+        }
+        if mirrored.mark.is_none_or(|mark| mark.seq <= mirrored.copy.durable) {
+            mirrored.behind_since = None;
+        }
+        if self.connected {
+            Self::tell_durable(self.config.hosting_incarnation, shard, mirrored, out);
+            if matches!(mirrored.fetching, Fetching::Paused(since) if since <= now) {
+                Self::ask(shard, mirrored, now, out);
+            }
+        }
+        self.give_credit(self.config.credit_bytes / 8, out);
+    }
+
+    fn tell_durable(incarnation: u32, shard: ShardId, mirrored: &mut Mirrored, out: &mut Vec<LinkEffect>) {
+        if mirrored.copy.durable > mirrored.told
+            && let Some(epoch) = mirrored.copy.leads
+        {
+            mirrored.told = mirrored.copy.durable;
+            let (seq, totals) = (mirrored.copy.durable, mirrored.copy.totals);
+            out.push(LinkEffect::Durable(shard, DurableMark { seq, totals, hosting: (incarnation, epoch) }));
+        }
+    }
+
+    /// Gives back what is owed, if it is anything and at least so much.
+    fn give_credit(&mut self, at_least: u64, out: &mut Vec<LinkEffect>) {
+        if let Ok(owed @ 1..) = u64::try_from(self.owed)
+            && self.connected
+            && owed >= at_least
+        {
+            out.push(LinkEffect::Credit(owed));
+            self.owed = 0;
+        }
+    }
+
+    fn frames(&mut self, shard: ShardId, frames: Vec<Frame>, now: Timestamp, out: &mut Vec<LinkEffect>) {
+        let bytes: u64 = frames.iter().map(|frame| frame.encoded_len() as u64).sum();
+        let Some(mirrored) = self.shards.get_mut(&shard) else {
+            self.owed += signed(bytes);
+            return;
+        };
+        let (first, last) = match (frames.first(), frames.last()) {
+            (Some(first), Some(last)) => (first.header.seq, last.header.seq),
+            _ => return,
+        };
+        // A peer's word: what is not a run of this shard's frames is not used, and asked for anew once it is missed.
+        let is_run = frames.iter().zip(0u64..).all(|(frame, i)| {
+            frame.header.shard_id() == shard && Some(frame.header.seq.0) == first.0.checked_add(i)
+        });
+        match &mut mirrored.fetching {
+            Fetching::Asked { next, unanswered } if *next == first && is_run => {
+                *next = last.next();
+                *unanswered = None;
+                if self.faults.get(&shard).is_some_and(|fault| fault.reason == "DAMAGED") {
+                    // The source has been repaired.
+                    self.faults.remove(&shard);
+                }
+                mirrored.in_hand.push_back((last, bytes));
+                self.last_progress = now;
+                self.stalls_in_a_row = 0;
+                out.push(LinkEffect::Append(shard, frames));
+            }
+            // Sent before the source heard of the newer fetch, or to a copy that takes nothing: not used.
+            _ => self.owed += signed(bytes),
+        }
+        self.give_credit(self.config.credit_bytes / 8, out);
+    }
+
+    fn mark(&mut self, shard: ShardId, mark: SourceMark, now: Timestamp) {
+        let Some(mirrored) = self.shards.get_mut(&shard) else { return };
+        if let Fetching::Asked { unanswered, .. } = &mut mirrored.fetching {
+            *unanswered = None;
+        }
+        let idle = mirrored.mark.is_none_or(|known| known.seq <= mirrored.copy.durable);
+        mirrored.mark = Some(mark);
+        if mark.seq > mirrored.copy.durable {
+            mirrored.behind_since.get_or_insert(mark.hlc);
+            if idle {
+                // The watchdog counts from when there was something to read.
+                self.last_progress = self.last_progress.max(now);
+            }
+        }
+    }
+
+    fn refused(&mut self, shard: ShardId, reason: RefusedReason, last: Seq, message: String, now: Timestamp) {
+        let Some(mirrored) = self.shards.get_mut(&shard) else { return };
+        if matches!(mirrored.fetching, Fetching::Faulted) {
+            // Sent before the source heard of it. Asking again would hand frames to a copy that takes none.
+            return;
+        }
+        let fault = match reason {
+            RefusedReason::Behind | RefusedReason::UnknownShard => None,
+            RefusedReason::ChainDiffers => Some("CHAIN_DIFFERS"),
+            RefusedReason::OriginShorter => Some("ORIGIN_SHORTER"),
+            RefusedReason::Damaged => Some("DAMAGED"),
+        };
+        match fault {
+            None => mirrored.fetching = Fetching::Paused(Timestamp(now.0 + self.config.retry_ms)),
+            Some(reason) => {
+                tracing::error!(%shard, reason, %last, message, "the link is faulted for this shard: nothing is appended");
+                let seq = mirrored.copy.appended;
+                self.faults.insert(shard, ShardFault { shard, seq, reason, message });
+                // A damaged source is repaired, and can be asked again; two histories stay two.
+                mirrored.fetching = if reason == "DAMAGED" {
+                    Fetching::Paused(Timestamp(now.0 + self.config.stall_ms))
+                } else {
+                    Fetching::Faulted
+                };
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Timestamp, out: &mut Vec<LinkEffect>) {
+        if !self.connected {
+            return;
+        }
+        if now.0 >= self.last_ping.0 + PING_EVERY_MS || now < self.last_ping {
+            self.last_ping = now;
+            out.push(LinkEffect::Ping(now));
+        }
+        for (&shard, mirrored) in &mut self.shards {
+            if matches!(mirrored.fetching, Fetching::Paused(until) if until <= now) {
+                Self::ask(shard, mirrored, now, out);
+            }
+        }
+        // Credit too small for a message on its own must not keep the last bytes of a backlog away.
+        self.give_credit(1, out);
+        let something_to_read = self.shards.values().any(|mirrored| {
+            matches!(mirrored.fetching, Fetching::Asked { .. })
+                && mirrored.mark.is_some_and(|mark| mark.seq > mirrored.copy.durable)
+        });
+        let patience = self.config.stall_ms << self.stalls_in_a_row.min(DOUBLINGS);
+        let unanswered = self.shards.values().any(|mirrored| {
+            matches!(mirrored.fetching, Fetching::Asked { unanswered: Some(since), .. } if now.0 >= since.0 + patience)
+        });
+        let no_progress = something_to_read && now.0 >= self.last_progress.0 + patience;
+        let silent = now.0 >= self.last_heard.0 + patience;
+        if no_progress || silent || unanswered {
+            self.status.stalls += 1;
+            self.stalled = true;
+            self.stalls_in_a_row += 1;
+            self.last_progress = now;
+            self.last_heard = now;
+            for mirrored in self.shards.values_mut() {
+                if let Fetching::Asked { unanswered: Some(since), .. } = &mut mirrored.fetching {
+                    *since = now;
+                }
+            }
+            out.push(LinkEffect::Reconnect);
+        } else if !something_to_read {
+            self.stalls_in_a_row = 0;
+        }
+    }
+
+    /// What the link shows.
+    pub fn status(&self, now: Timestamp) -> LinkStatus {
+        let mut status = self.status.clone();
+        let mut oldest: Option<Hlc> = None;
+        for mirrored in self.shards.values() {
+            let Some(mark) = mirrored.mark else { continue };
+            status.events += mark.totals.events.saturating_sub(mirrored.copy.totals.events);
+            status.bytes += mark.totals.bytes.saturating_sub(mirrored.copy.totals.bytes);
+            if mark.seq > mirrored.copy.durable {
+                // The oldest that is missing came after what the copy has, and no later than the mark that told of it.
+                let since = mirrored.behind_since.unwrap_or(mark.hlc).max(mirrored.copy.hlc);
+                oldest = Some(oldest.map_or(since, |known| known.min(since)));
+            }
+        }
+        status.oldest = oldest.map_or(std::time::Duration::ZERO, |hlc| {
+            std::time::Duration::from_millis(now.0.saturating_sub(hlc.time().0))
+        });
+        status.faults = self.faults.values().cloned().collect();
+        status.state = if !self.faults.is_empty() {
+            LinkState::Faulted
+        } else if self.stalled {
+            LinkState::Stalled
+        } else if self.connected {
+            LinkState::Live
+        } else {
+            LinkState::Connecting
+        };
+        status
+    }
+}
+
+/// Bytes in memory, or a setting of such: far below the limit.
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

@@ -1,0 +1,384 @@
+//! The copy's end of links: one task a source region, which executes [`LinkCore`]'s effects.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use meridian_shard::{Progress, ShardHandle, Totals};
+use meridian_types::{Clock, Hlc, NodeId, RegionName, Seq, ShardId, Timestamp};
+use meridian_wire::{ApiError, v1};
+use parking_lot::Mutex;
+use rand::RngExt as _;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+use v1::link_request::Request as Out;
+use v1::link_response::Response as In;
+
+use crate::hello::{Identity, PeerHello, Vetting};
+use crate::link::{CopyState, LinkConfig, LinkCore, LinkEffect, LinkInput, RefusedReason};
+use crate::status::{LinkStatus, ShardFault};
+use crate::{SourceMark, split_frames};
+
+const TICK: Duration = Duration::from_millis(100);
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(3);
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// A frame may be as large as a batch, and a message holds at least one.
+const MESSAGE_BYTES: usize = 32 * 1024 * 1024;
+
+/// A region to mirror.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its name.
+    pub region: RegionName,
+    /// Its nodes; one is asked at a time.
+    pub nodes: Vec<NodeId>,
+    /// Its shards.
+    pub shards: Vec<ShardId>,
+}
+
+/// Connects to a peer's peer listener, with windows and a connection fit for bulk.
+pub trait Dialer: Send + Sync + 'static {
+    /// A connection of its own.
+    fn dial(&self, node: NodeId) -> BoxFuture<'static, Result<Channel, String>>;
+}
+
+/// The links into this region.
+pub struct Links {
+    me: Identity,
+    config: LinkConfig,
+    dialer: Arc<dyn Dialer>,
+    clock: Arc<dyn Clock>,
+    vetting: Vetting,
+    statuses: Mutex<Vec<(RegionName, watch::Receiver<LinkStatus>)>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Links {
+    /// No links yet.
+    pub fn new(
+        me: Identity,
+        config: LinkConfig,
+        dialer: Arc<dyn Dialer>,
+        clock: Arc<dyn Clock>,
+        vetting: Vetting,
+    ) -> Self {
+        Self { me, config, dialer, clock, vetting, statuses: Mutex::default(), tasks: Mutex::default() }
+    }
+
+    /// Mirrors a region's shards into these copies, for ever.
+    pub fn start(&self, peer: Peer, copies: Vec<ShardHandle>) {
+        let (status, watcher) = watch::channel(LinkStatus::default());
+        self.statuses.lock().push((peer.region.clone(), watcher));
+        let (events, inbox) = mpsc::channel(1024);
+        let followers = copies.iter().map(|copy| follow(copy, events.clone())).collect();
+        let link = LinkTask {
+            me: self.me.clone(),
+            dialer: self.dialer.clone(),
+            clock: self.clock.clone(),
+            vetting: self.vetting.clone(),
+            core: LinkCore::new(self.config),
+            copies: copies.into_iter().map(|copy| (copy.id, copy)).collect(),
+            peer,
+            status,
+            session: None,
+            attempts: 0,
+            followers,
+        };
+        self.tasks.lock().push(tokio::spawn(link.run(inbox)));
+    }
+
+    /// How each link is.
+    pub fn statuses(&self) -> Vec<LinkStatus> {
+        self.statuses
+            .lock()
+            .iter()
+            .map(|(region, status)| LinkStatus { source: Some(region.clone()), ..status.borrow().clone() })
+            .collect()
+    }
+
+    /// Ends all links.
+    pub fn stop(&self) {
+        for task in self.tasks.lock().drain(..) {
+            task.abort();
+        }
+    }
+}
+
+/// Tells how a copy is, now and whenever it changes.
+fn follow(copy: &ShardHandle, events: mpsc::Sender<(ShardId, CopyState)>) -> JoinHandle<()> {
+    let (shard, mut watch) = (copy.id, copy.watch());
+    tokio::spawn(async move {
+        loop {
+            let state = copy_state(shard, &watch.borrow_and_update().clone());
+            if events.send((shard, state)).await.is_err() || watch.changed().await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+fn copy_state(shard: ShardId, progress: &Progress) -> CopyState {
+    let fault = progress.fault.as_ref().map(|fault| ShardFault {
+        shard,
+        seq: progress.appended.next(),
+        reason: "CHAIN_DIFFERS",
+        message: fault.to_string(),
+    });
+    let damaged = progress.damaged.then(|| ShardFault {
+        shard,
+        seq: progress.applied.next(),
+        reason: "COPY_DAMAGED",
+        message: "this region's copy is damaged; nothing is appended to it until it is repaired".into(),
+    });
+    CopyState {
+        appended: progress.appended,
+        chain: progress.chain,
+        durable: progress.applied,
+        totals: progress.totals,
+        hlc: progress.hlc,
+        leads: progress.leads,
+        fault: fault.or(damaged),
+    }
+}
+
+struct Session {
+    requests: mpsc::UnboundedSender<v1::LinkRequest>,
+    responses: Streaming<v1::LinkResponse>,
+}
+
+struct LinkTask {
+    me: Identity,
+    dialer: Arc<dyn Dialer>,
+    clock: Arc<dyn Clock>,
+    vetting: Vetting,
+    core: LinkCore,
+    copies: HashMap<ShardId, ShardHandle>,
+    peer: Peer,
+    status: watch::Sender<LinkStatus>,
+    session: Option<Session>,
+    attempts: u32,
+    followers: Vec<JoinHandle<()>>,
+}
+
+impl Drop for LinkTask {
+    fn drop(&mut self) {
+        for follower in &self.followers {
+            follower.abort();
+        }
+    }
+}
+
+impl LinkTask {
+    async fn run(mut self, mut events: mpsc::Receiver<(ShardId, CopyState)>) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut connecting: Option<BoxFuture<'static, Result<Session, String>>> =
+            Some(self.connect(Duration::ZERO));
+        loop {
+            let mut effects = Vec::new();
+            let mut lost = None;
+            // The time is taken after the wait: round trips are measured with it.
+            let clock = self.clock.clone();
+            tokio::select! {
+                Some((shard, state)) = events.recv() => {
+                    self.core.step(LinkInput::Copy(shard, state), clock.now(), &mut effects);
+                }
+                _ = ticks.tick() => {
+                    let now = clock.now();
+                    self.core.step(LinkInput::Tick, now, &mut effects);
+                    self.status.send_replace(self.core.status(now));
+                }
+                connected = async { connecting.as_mut().expect("checked by the guard").await }, if connecting.is_some() => {
+                    connecting = None;
+                    match connected {
+                        Ok(session) => {
+                            tracing::info!(region = %self.peer.region, "the link is connected");
+                            self.session = Some(session);
+                            self.core.step(LinkInput::Connected, clock.now(), &mut effects);
+                        }
+                        Err(why) => {
+                            // Not the first failure, which a start is full of, but the second and every tenth from there: a
+                            // region that is down for an hour is one story.
+                            if self.attempts % 10 == 1 {
+                                tracing::warn!(region = %self.peer.region, why, "the link cannot connect; it goes on trying");
+                            }
+                            connecting = Some(self.connect(self.backoff()));
+                            self.attempts = self.attempts.saturating_add(1);
+                        }
+                    }
+                }
+                message = async { self.session.as_mut().expect("checked by the guard").responses.message().await },
+                    if self.session.is_some() =>
+                {
+                    match message {
+                        Ok(Some(v1::LinkResponse { response: Some(response) })) => {
+                            if let Err(why) = self.response(response, clock.now(), &mut effects) {
+                                lost = Some(why);
+                            }
+                        }
+                        Ok(Some(_)) => {}
+                        Ok(None) => lost = Some("the peer ended it".to_owned()),
+                        Err(status) => lost = Some(describe(&status)),
+                    }
+                }
+            }
+            if let Some(why) = self.execute(effects).await {
+                lost = Some(why);
+            }
+            if let Some(why) = lost {
+                tracing::warn!(region = %self.peer.region, why, "the link is lost; it will be connected anew");
+                self.session = None;
+                let now = clock.now();
+                self.core.step(LinkInput::Disconnected, now, &mut Vec::new());
+                self.attempts = self.attempts.saturating_add(1);
+                self.status.send_replace(self.core.status(now));
+                connecting = Some(self.connect(self.backoff()));
+            }
+        }
+    }
+
+    /// Exponential, with full jitter, so that a region that comes back is not met by everyone at once.
+    fn backoff(&self) -> Duration {
+        let ceiling = BACKOFF_MAX.min(BACKOFF_MIN * 2u32.saturating_pow(self.attempts.min(10)));
+        rand::rng().random_range(BACKOFF_MIN / 2..=ceiling)
+    }
+
+    fn connect(&self, wait: Duration) -> BoxFuture<'static, Result<Session, String>> {
+        let node = self.peer.nodes[self.attempts as usize % self.peer.nodes.len()];
+        let (dialer, me, vetting, region) =
+            (self.dialer.clone(), self.me.clone(), self.vetting.clone(), self.peer.region.clone());
+        Box::pin(async move {
+            tokio::time::sleep(wait).await;
+            tokio::time::timeout(CONNECT_WITHIN, open(dialer, me, vetting, region, node))
+                .await
+                .unwrap_or_else(|_| Err(format!("no answer within {} s", CONNECT_WITHIN.as_secs())))
+        })
+    }
+
+    fn response(
+        &mut self,
+        response: In,
+        now: Timestamp,
+        effects: &mut Vec<LinkEffect>,
+    ) -> Result<(), String> {
+        let shard_of = |shard: Option<&v1::ShardRef>| {
+            let shard = shard.ok_or("a message names no shard")?;
+            ShardId::try_from(shard).map_err(|error| error.to_string())
+        };
+        let input = match response {
+            In::Hello(_) => return Err("a second Hello".to_owned()),
+            In::Frames(message) => {
+                let shard = shard_of(message.shard.as_ref())?;
+                // Damaged on the way: nothing of it is used, and a new connection brings it again.
+                let frames =
+                    split_frames(message.frames, message.count).map_err(|error| error.to_string())?;
+                // Only now: a peer whose every message ends the connection is not dialled ten times a second.
+                self.attempts = 0;
+                LinkInput::Frames { shard, frames }
+            }
+            In::Mark(mark) => {
+                let shard = shard_of(mark.shard.as_ref())?;
+                let totals = Totals { events: mark.events, bytes: mark.bytes };
+                let (seq, hlc) = (Seq(mark.committed_seq), Hlc(mark.hlc));
+                LinkInput::Mark(shard, SourceMark { seq, totals, hlc, is_origin_leader: false })
+            }
+            In::Refused(refused) => {
+                let shard = shard_of(refused.shard.as_ref())?;
+                let reason = match refused.reason() {
+                    v1::shard_refused::Reason::ChainDiffers => RefusedReason::ChainDiffers,
+                    v1::shard_refused::Reason::OriginShorter => RefusedReason::OriginShorter,
+                    v1::shard_refused::Reason::Damaged => RefusedReason::Damaged,
+                    v1::shard_refused::Reason::UnknownShard => RefusedReason::UnknownShard,
+                    v1::shard_refused::Reason::Behind | v1::shard_refused::Reason::Unspecified => {
+                        RefusedReason::Behind
+                    }
+                };
+                LinkInput::Refused { shard, reason, last: Seq(refused.last_seq), message: refused.message }
+            }
+            In::Pong(pong) => LinkInput::Pong(Timestamp(pong.nonce)),
+        };
+        self.core.step(input, now, effects);
+        Ok(())
+    }
+
+    /// The one place where a link's effects happen. Says why the connection is to be given up, if it is.
+    async fn execute(&mut self, effects: Vec<LinkEffect>) -> Option<String> {
+        for effect in effects {
+            let request = match effect {
+                LinkEffect::Append(shard, frames) => {
+                    if let Some(copy) = self.copies.get(&shard)
+                        && !copy.copy(frames).await
+                    {
+                        return Some("the node is stopping".to_owned());
+                    }
+                    continue;
+                }
+                LinkEffect::Reconnect => {
+                    return Some("there is something to read, and no progress".to_owned());
+                }
+                LinkEffect::Fetch { shard, from, chain_before } => Out::Fetch(v1::FetchShard {
+                    shard: Some(shard.into()),
+                    from_seq: from.0,
+                    chain_before: chain_before.0.to_vec().into(),
+                }),
+                LinkEffect::Credit(bytes) => Out::Credit(v1::LinkCredit { bytes }),
+                LinkEffect::Durable(shard, mark) => Out::Durable(v1::DurableMark {
+                    shard: Some(shard.into()),
+                    seq: mark.seq.0,
+                    events: mark.totals.events,
+                    bytes: mark.totals.bytes,
+                    hosting_incarnation: mark.hosting.0,
+                    leader_epoch: mark.hosting.1.0,
+                }),
+                LinkEffect::Ping(now) => Out::Ping(v1::Ping { nonce: now.0 }),
+            };
+            if let Some(session) = &self.session {
+                // A connection that is gone says so on its other half.
+                let _ = session.requests.send(v1::LinkRequest { request: Some(request) });
+            }
+        }
+        None
+    }
+}
+
+async fn open(
+    dialer: Arc<dyn Dialer>,
+    me: Identity,
+    vetting: Vetting,
+    region: RegionName,
+    node: NodeId,
+) -> Result<Session, String> {
+    let channel = dialer.dial(node).await?;
+    let mut client = v1::peer_service_client::PeerServiceClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES)
+        .max_encoding_message_size(MESSAGE_BYTES);
+    let (requests, stream) = mpsc::unbounded_channel();
+    let hello = v1::LinkRequest { request: Some(Out::Hello(me.to_hello())) };
+    requests.send(hello).map_err(|_| "the request stream is closed".to_owned())?;
+    let response =
+        client.link(UnboundedReceiverStream::new(stream)).await.map_err(|status| describe(&status))?;
+    let mut responses = response.into_inner();
+    let first = responses.message().await.map_err(|status| describe(&status))?;
+    let Some(v1::LinkResponse { response: Some(In::Hello(hello)) }) = first else {
+        return Err("the peer did not say Hello".to_owned());
+    };
+    let peer = PeerHello::read(&hello).map_err(|error| error.to_string())?;
+    peer.check(&me).map_err(|error| error.to_string())?;
+    vetting(&peer).map_err(|error| error.to_string())?;
+    if peer.identity.region != region || peer.identity.node != node {
+        return Err(format!(
+            "dialled node {node} of {region}, reached node {} of {}",
+            peer.identity.node, peer.identity.region
+        ));
+    }
+    Ok(Session { requests, responses })
+}
+
+fn describe(status: &Status) -> String {
+    ApiError::from_status(status).map_or_else(|| status.to_string(), |error| error.to_string())
+}

@@ -1,0 +1,313 @@
+//! All shards of a node: opened from what the volume and the index hold, found by id.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use meridian_storage::index::{Index, IndexError};
+use meridian_storage::{ReadError as VolumeReadError, Recovered, RecoveredShard, VolumeReader, WriterHandle};
+use meridian_types::{
+    Boot, Clock, LeaderEpoch, NodeId, Offset, Origin, Partition, Seq, ShardId, ShardNo, StreamId,
+};
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+
+use crate::core::{Home, Recovery, Replica};
+use crate::task::{ShardTask, Unapplied};
+use crate::{CopyFault, Placement, Reader, ShardHandle, Tail, Totals, frame_effects};
+
+/// How long closing waits for the shards' tasks.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+
+/// How a host is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct HostConfig {
+    /// This node.
+    pub me: NodeId,
+    /// How often it has started on its disk.
+    pub boot: Boot,
+    /// Its region's incarnation.
+    pub home: Origin,
+    /// How many shards that has.
+    pub shards: u16,
+    /// Bytes of newest frames kept in memory, for each shard.
+    pub tail_bytes: usize,
+    /// Idempotent producers kept in memory, for each shard.
+    pub producers: usize,
+    /// How often the index is flushed, so that a restart replays little.
+    pub flush_every: Duration,
+}
+
+/// Why a host does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The index cannot be read.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// A frame that recovery found cannot be read.
+    #[error("frame {seq} of shard {shard} cannot be read: {error}")]
+    Read {
+        /// Whose.
+        shard: ShardId,
+        /// Which.
+        seq: Seq,
+        /// Why.
+        error: VolumeReadError,
+    },
+}
+
+/// What tasks share.
+struct Parts {
+    config: HostConfig,
+    index: Arc<Index>,
+    volume: VolumeReader,
+    writer: WriterHandle,
+    clock: Arc<dyn Clock>,
+    placement: Arc<dyn Placement>,
+    fatal: Arc<dyn Fn(String) + Send + Sync>,
+    reader: Reader,
+}
+
+/// The shards of a node.
+pub struct ShardHost {
+    parts: Parts,
+    shards: Mutex<HashMap<ShardId, ShardHandle>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    promises: BTreeMap<ShardId, LeaderEpoch>,
+    /// Damage hides what it held: a shard of which nothing was found may have been there.
+    hidden: bool,
+}
+
+impl ShardHost {
+    /// Opens every shard that is at home here or that the volume or the index knows, on the current tokio runtime.
+    /// `fatal` ends the process: it is called where going on could break a law.
+    ///
+    /// # Errors
+    /// [`OpenError`]. A shard that is damaged in the middle opens, serves what is applied, and takes nothing.
+    #[allow(clippy::too_many_arguments)]
+    pub fn open(
+        config: HostConfig,
+        index: Arc<Index>,
+        volume: VolumeReader,
+        writer: WriterHandle,
+        clock: Arc<dyn Clock>,
+        placement: Arc<dyn Placement>,
+        recovered: Recovered,
+        fatal: Arc<dyn Fn(String) + Send + Sync>,
+    ) -> Result<Self, OpenError> {
+        let reader = Reader::new(index.clone(), volume.clone());
+        let parts = Parts { config, index, volume, writer, clock, placement, fatal, reader };
+        let promises = recovered.promises.iter().map(|(&shard, promise)| (shard, promise.epoch)).collect();
+        let hidden = recovered.hidden;
+        let host = Self { parts, shards: Mutex::default(), tasks: Mutex::default(), promises, hidden };
+
+        let mut lanes: HashMap<ShardId, Lanes> = HashMap::new();
+        for (lane, state) in host.parts.index.all_lanes()? {
+            let known = lanes.entry(state.shard).or_default();
+            known.next.insert((lane.stream, lane.partition), state.end);
+            known.totals.events += state.events;
+            known.totals.bytes += state.bytes;
+        }
+        let home = (0..config.shards).map(|no| ShardId { origin: config.home, no: ShardNo(no) });
+        let indexed = host.parts.index.shards()?;
+        let mut found = recovered.shards;
+        let ids: std::collections::BTreeSet<ShardId> = home
+            .chain(found.keys().copied())
+            .chain(indexed.iter().map(|&(shard, _)| shard))
+            .chain(host.promises.keys().copied())
+            .collect();
+        for id in ids {
+            let opened = host.start(id, lanes.remove(&id).unwrap_or_default(), found.remove(&id))?;
+            host.shards.lock().insert(id, opened);
+        }
+        Ok(host)
+    }
+
+    fn start(
+        &self,
+        shard: ShardId,
+        lanes: Lanes,
+        found: Option<RecoveredShard>,
+    ) -> Result<ShardHandle, OpenError> {
+        let Parts { config, index, volume, .. } = &self.parts;
+        let home = if shard.origin == config.home { Home::Origin } else { Home::Copy };
+        let applied = index.applied(shard)?;
+        let promised = self.promises.get(&shard).copied().unwrap_or_default();
+        let recovery = Recovery { applied, lanes: lanes.next, promised };
+        let mut replica = Replica::recover(shard, config.me, config.boot, home, recovery, config.producers);
+        let mut unapplied = VecDeque::new();
+        let mut damaged = false;
+        let applied_seq = applied.map_or(Seq::ZERO, |mark| mark.seq);
+
+        if let Some(found) = found {
+            let end = found.last.map_or(Seq::ZERO, |header| header.seq);
+            if !found.missing.is_empty() {
+                tracing::error!(%shard, missing = ?found.missing, "the volume is damaged: frames of this shard are quarantined");
+                damaged = true;
+            } else if end < applied_seq {
+                tracing::error!(%shard, %end, applied = %applied_seq, "the volume ends before the index: it lost its tail");
+                damaged = true;
+            } else if let Some(from) = found.unsure_from
+                && home == Home::Origin
+            {
+                // Acknowledged frames may be among what is hidden: to append here could begin a second history. A copy
+                // asks its origin for what follows, and the chain tells what is right.
+                tracing::error!(%shard, unsure_from = %from, "the volume is damaged: frames of this shard may be hidden in it");
+                damaged = true;
+            }
+            for (seq, place) in found.frames {
+                let frame = volume.read_expecting(place, shard, seq).map_err(|error| OpenError::Read {
+                    shard,
+                    seq,
+                    error,
+                })?;
+                let effects = frame_effects(&frame, place);
+                if let Some(producer) = effects.producer {
+                    let (stream, partition) = (frame.header.stream, frame.header.partition);
+                    if replica.must_learn(stream, partition, producer.id) {
+                        replica.learn(
+                            stream,
+                            partition,
+                            producer.id,
+                            index.producer(frame.header.lane(), producer.id)?,
+                        );
+                    }
+                }
+                if let Err(fault) = replica.replay(&frame) {
+                    self.log_broken(shard, &fault);
+                    damaged = true;
+                    break;
+                }
+                unapplied.push_back(Unapplied { effects, frame: None });
+            }
+        } else if applied_seq > Seq::ZERO {
+            tracing::error!(%shard, applied = %applied_seq, "the volume holds nothing of a shard that the index knows");
+            damaged = true;
+        } else if self.hidden && home == Home::Origin {
+            tracing::error!(%shard, "the volume is damaged: all of this shard may be hidden in it");
+            damaged = true;
+        }
+        if damaged {
+            replica.set_damaged();
+        }
+
+        let tail = Arc::new(Tail::new(config.tail_bytes));
+        self.parts.reader.add_tail(shard, tail.clone());
+        let task = ShardTask {
+            replica,
+            shard,
+            me: config.me,
+            index: index.clone(),
+            writer: self.parts.writer.clone(),
+            clock: self.parts.clock.clone(),
+            placement: self.parts.placement.clone(),
+            fatal: self.parts.fatal.clone(),
+            tail,
+            unapplied,
+            totals: lanes.totals,
+            damaged,
+        };
+        let (handle, joined) = task.spawn();
+        self.tasks.lock().push(joined);
+        Ok(handle)
+    }
+
+    fn log_broken(&self, shard: ShardId, fault: &CopyFault) {
+        tracing::error!(%shard, %fault, "the volume's log breaks off here: what follows is quarantined");
+    }
+
+    /// A shard that is open.
+    pub fn get(&self, shard: ShardId) -> Option<ShardHandle> {
+        self.shards.lock().get(&shard).cloned()
+    }
+
+    /// A shard, opened empty if nothing is held of it yet: another origin's that is to be mirrored.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn ensure(&self, shard: ShardId) -> Result<ShardHandle, OpenError> {
+        if let Some(handle) = self.get(shard) {
+            return Ok(handle);
+        }
+        let mut shards = self.shards.lock();
+        if let Some(handle) = shards.get(&shard) {
+            return Ok(handle.clone());
+        }
+        let handle = self.start(shard, Lanes::default(), None)?;
+        shards.insert(shard, handle.clone());
+        Ok(handle)
+    }
+
+    /// The shard of a partition of a stream that this region is the origin of.
+    pub fn home_shard(&self, stream: StreamId, partition: Partition) -> Option<ShardHandle> {
+        let no = meridian_types::shard_of(stream, partition, self.parts.config.shards);
+        self.get(ShardId { origin: self.parts.config.home, no })
+    }
+
+    /// Every open shard, by id.
+    pub fn all(&self) -> Vec<ShardHandle> {
+        let mut all: Vec<ShardHandle> = self.shards.lock().values().cloned().collect();
+        all.sort_by_key(|handle| handle.id);
+        all
+    }
+
+    /// This region's incarnation.
+    pub fn home(&self) -> Origin {
+        self.parts.config.home
+    }
+
+    /// Reads what is applied.
+    pub fn reader(&self) -> Reader {
+        self.parts.reader.clone()
+    }
+
+    /// The disk is at its reserve: nothing can be appended for now.
+    pub fn is_full(&self) -> bool {
+        self.parts.writer.is_full()
+    }
+
+    /// Flushes the index every so often, for ever.
+    pub async fn keep_flushing(&self) {
+        let mut ticks = tokio::time::interval(self.parts.config.flush_every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut last = Seq::ZERO.0;
+        loop {
+            ticks.tick().await;
+            let applied: u64 = self.all().iter().map(|shard| shard.progress().applied.0).sum();
+            if applied == last {
+                continue;
+            }
+            last = applied;
+            self.flush_index().await;
+        }
+    }
+
+    /// Flushes the index and waits for it.
+    pub async fn flush_index(&self) {
+        let index = self.parts.index.clone();
+        match tokio::task::spawn_blocking(move || index.flush()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => (self.parts.fatal)(format!("the index cannot be flushed: {error}")),
+            Err(error) => tracing::warn!(%error, "the index flush did not run to its end"),
+        }
+    }
+
+    /// Drops all handles, waits for the tasks to end, and flushes the index.
+    pub async fn close(&self) {
+        self.shards.lock().clear();
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        // Handles that someone still holds keep a task alive: the process ends anyway.
+        let all = futures::future::join_all(tasks);
+        if tokio::time::timeout(CLOSE_WITHIN, all).await.is_err() {
+            tracing::debug!("some shard tasks are still in use");
+        }
+        self.flush_index().await;
+    }
+}
+
+/// What the index says of a shard's lanes.
+#[derive(Default)]
+struct Lanes {
+    next: BTreeMap<(StreamId, Partition), Offset>,
+    totals: Totals,
+}

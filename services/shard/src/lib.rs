@@ -1,0 +1,37 @@
+//! One shard's log on one node: a sans-IO replica, and the task that executes its effects.
+//!
+//! In: batches to publish, frames of other origins' shards to copy, flush reports, leaderships. Out: frames for the
+//! volume, frames for the index, acknowledgements. The core ([`Replica`]) never sees a clock, a socket or a file; the
+//! task ([`ShardHandle`]) never decides.
+//!
+//! The order of a replica's marks (DESIGN §3), checked by [`Marks`] after every step:
+//!
+//! ```text
+//! trimmed ≤ checkpointed ≤ applied ≤ min(committed, flushed)        max(committed, flushed) ≤ appended (leader)
+//! ```
+
+mod core;
+mod effects;
+mod host;
+mod io;
+mod marks;
+mod placement;
+mod producers;
+mod read;
+mod replicas;
+mod tail;
+mod task;
+#[cfg(test)]
+mod tests_support;
+
+pub use crate::core::{Home, Recovery, Replica};
+pub use effects::frame_effects;
+pub use host::{HostConfig, OpenError, ShardHost};
+pub use io::{Ack, CopyFault, Effect, Input, Publish, Reject, RequestId};
+pub use marks::Marks;
+pub use placement::{Election, Placement, SoleReplica, Standing};
+pub use producers::{Producers, Verdict};
+pub use read::{LaneDigest, LaneFrame, ReadError, Reader};
+pub use replicas::{ReplicaSet, SetVersion};
+pub use tail::Tail;
+pub use task::{Progress, PublishError, ShardHandle, Totals};

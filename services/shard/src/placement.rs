@@ -1,0 +1,58 @@
+//! Who leads a shard: asked here, answered by the placement group once a region has several nodes.
+
+use meridian_types::{LeaderEpoch, LogEpoch, NodeId, Seq, ShardId};
+
+use crate::{ReplicaSet, SetVersion};
+
+/// What a replica says of itself when it is fenced: its promise, and the end of its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The highest leadership epoch that it has promised.
+    pub promised: LeaderEpoch,
+    /// The log epoch of its last frame.
+    pub last_epoch: LogEpoch,
+    /// The seq of its last frame.
+    pub last_seq: Seq,
+}
+
+/// A leadership that placement has committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Election {
+    /// The leadership; higher than any promised before.
+    pub epoch: LeaderEpoch,
+    /// The elected node.
+    pub leader: NodeId,
+    /// The replica set under which it leads.
+    pub set: ReplicaSet,
+}
+
+/// Answers who leads.
+pub trait Placement: Send + Sync + 'static {
+    /// Begins an election for a shard in this region: a fresh epoch, to be promised by the replicas before the elected
+    /// node leads. A restarted process calls it anew: it leads nothing on the word of its earlier life.
+    fn begin(&self, shard: ShardId, standing: Standing) -> Election;
+}
+
+/// The placement of a region with one node: that node leads every shard, each time in the next epoch.
+#[derive(Clone, Copy, Debug)]
+pub struct SoleReplica(pub NodeId);
+
+impl Placement for SoleReplica {
+    fn begin(&self, _shard: ShardId, standing: Standing) -> Election {
+        let highest = standing.promised.max(LeaderEpoch(standing.last_epoch.0));
+        let set = ReplicaSet { version: SetVersion(1), members: vec![self.0] };
+        Election { epoch: highest.next(), leader: self.0, set }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_start_is_a_new_epoch() {
+        let standing = Standing { promised: LeaderEpoch(4), last_epoch: LogEpoch(6), last_seq: Seq(9) };
+        let election = SoleReplica(NodeId(1)).begin(ShardId::default(), standing);
+        assert_eq!((election.epoch, election.leader), (LeaderEpoch(7), NodeId(1)));
+    }
+}

@@ -1,0 +1,220 @@
+//! Reading what is applied: frames of a shard for mirrors, frames of a lane for consumers, digests for `verify`.
+//!
+//! The calls block on the disk: async callers go through `spawn_blocking`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use meridian_storage::index::{Index, IndexError, LaneState, Located};
+use meridian_storage::{Chain, Frame, Place, ReadError as VolumeReadError, VolumeReader};
+use meridian_types::{Lane, Offset, Seq, ShardId, StreamId, Timestamp};
+use parking_lot::RwLock;
+
+use crate::Tail;
+
+/// Index rows looked at in one go.
+const ROWS: usize = 1024;
+
+/// Why something stored cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The volume's bytes are damaged, elsewhere, or out of reach.
+    #[error(transparent)]
+    Volume(#[from] VolumeReadError),
+    /// The index cannot be read.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}
+
+/// BLAKE3 over the stored frames of a part of a lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneDigest {
+    /// Over headers and payloads, in order, as they are on the disk.
+    pub blake3: [u8; 32],
+    /// Events in it.
+    pub events: u64,
+    /// Frames in it.
+    pub frames: u64,
+    /// Bytes in it.
+    pub bytes: u64,
+    /// The first offset whose frame cannot be read as it was written, and why; the digest covers what is before it.
+    pub damaged: Option<(Offset, String)>,
+}
+
+/// Reads what this node holds.
+#[derive(Clone)]
+pub struct Reader {
+    index: Arc<Index>,
+    volume: VolumeReader,
+    tails: Arc<RwLock<HashMap<ShardId, Arc<Tail>>>>,
+}
+
+/// A frame of a lane. The same as any; the name says which order it came in.
+pub type LaneFrame = Frame;
+
+impl Reader {
+    /// Reads an index and the volume that it points into.
+    pub fn new(index: Arc<Index>, volume: VolumeReader) -> Self {
+        Self { index, volume, tails: Arc::default() }
+    }
+
+    pub(crate) fn add_tail(&self, shard: ShardId, tail: Arc<Tail>) {
+        self.tails.write().insert(shard, tail);
+    }
+
+    fn tail(&self, shard: ShardId) -> Option<Arc<Tail>> {
+        self.tails.read().get(&shard).cloned()
+    }
+
+    /// The applied frames of a shard from `from` on, from memory alone; none: go to the disk.
+    pub fn cached(&self, shard: ShardId, from: Seq, max_bytes: usize) -> Option<Vec<Frame>> {
+        self.tail(shard)?.from(from, max_bytes)
+    }
+
+    /// The applied frames of a shard from `from` on, contiguous, up to `max_bytes` but at least one where there is one.
+    ///
+    /// # Errors
+    /// [`ReadError`] at the first frame that cannot be read.
+    pub fn frames(&self, shard: ShardId, from: Seq, max_bytes: usize) -> Result<Vec<Frame>, ReadError> {
+        if let Some(frames) = self.cached(shard, from, max_bytes) {
+            return Ok(frames);
+        }
+        let rows = self.index.places(shard, from, ROWS)?;
+        let places = rows.into_iter().map(|(seq, place)| (shard, seq, place));
+        self.read_within(places, max_bytes)
+    }
+
+    /// The chain through frame `seq`; none: the index has no such frame.
+    ///
+    /// # Errors
+    /// [`ReadError`] where the frame cannot be read.
+    pub fn chain_at(&self, shard: ShardId, seq: Seq) -> Result<Option<Chain>, ReadError> {
+        if seq == Seq::ZERO {
+            return Ok(Some(Chain::GENESIS));
+        }
+        if let Some(frame) = self.tail(shard).and_then(|tail| tail.get(seq)) {
+            return Ok(Some(frame.header.chain));
+        }
+        match self.index.place(shard, seq)? {
+            Some(place) => Ok(Some(self.volume.read_expecting(place, shard, seq)?.header.chain)),
+            None => Ok(None),
+        }
+    }
+
+    /// The frames of a lane that hold offsets from `from` on, up to `max_bytes` but at least one where there is one.
+    /// The first may begin before `from`.
+    ///
+    /// # Errors
+    /// [`ReadError`] at the first frame that cannot be read.
+    pub fn lane_frames(
+        &self,
+        lane: Lane,
+        from: Offset,
+        max_bytes: usize,
+    ) -> Result<Vec<LaneFrame>, ReadError> {
+        let Some(state) = self.index.lane(lane)? else { return Ok(Vec::new()) };
+        let rows = self.index.read_lane(lane, from, ROWS)?;
+        self.read_within(rows.into_iter().map(|row| (state.shard, row.seq, row.place)), max_bytes)
+    }
+
+    fn read_within(
+        &self,
+        places: impl Iterator<Item = (ShardId, Seq, Place)>,
+        max_bytes: usize,
+    ) -> Result<Vec<Frame>, ReadError> {
+        let mut frames = Vec::new();
+        let mut bytes = 0;
+        for (shard, seq, place) in places {
+            if bytes > 0 && bytes + place.len as usize > max_bytes {
+                break;
+            }
+            bytes += place.len as usize;
+            frames.push(match self.tail(shard).and_then(|tail| tail.get(seq)) {
+                Some(frame) => frame,
+                None => self.volume.read_expecting(place, shard, seq)?,
+            });
+        }
+        Ok(frames)
+    }
+
+    /// What a lane adds up to.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub fn lane(&self, lane: Lane) -> Result<Option<LaneState>, ReadError> {
+        Ok(self.index.lane(lane)?)
+    }
+
+    /// The lanes of a stream that hold anything.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub fn lanes_of(&self, stream: StreamId) -> Result<Vec<(Lane, LaneState)>, ReadError> {
+        Ok(self.index.lanes_of(stream)?)
+    }
+
+    /// The first offset of the first batch with an event at `time` or later; none: all are earlier.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub fn offset_at(&self, lane: Lane, time: Timestamp) -> Result<Option<Offset>, ReadError> {
+        Ok(self.index.offset_at(lane, time)?)
+    }
+
+    /// Digests the frames of a lane whose first offset is in `[start, end)`, reading each from the disk now, past every
+    /// cache of this process and, where the disk can, of the kernel.
+    ///
+    /// # Errors
+    /// The index cannot be read. A frame that cannot be read is told in the digest.
+    pub fn digest(&self, lane: Lane, start: Offset, end: Offset) -> Result<LaneDigest, ReadError> {
+        let mut hasher = blake3::Hasher::new();
+        let mut digest = LaneDigest { blake3: [0; 32], events: 0, frames: 0, bytes: 0, damaged: None };
+        let mut next = start;
+        let mut head = Vec::with_capacity(meridian_storage::FRAME_HEADER_BYTES);
+        if let Some(state) = self.index.lane(lane)? {
+            'rows: loop {
+                let rows = self.index.read_lane(lane, next, ROWS)?;
+                if rows.is_empty() {
+                    break;
+                }
+                for row in rows {
+                    next = row.next_offset();
+                    if row.base_offset < start {
+                        continue;
+                    }
+                    if row.base_offset >= end {
+                        break 'rows;
+                    }
+                    match self.stored(state.shard, lane, &row) {
+                        Ok(frame) => {
+                            head.clear();
+                            head.extend_from_slice(&frame.header.encode());
+                            hasher.update(&head).update(&frame.payload);
+                            digest.events += u64::from(frame.header.events);
+                            digest.frames += 1;
+                            digest.bytes += frame.encoded_len() as u64;
+                        }
+                        Err(why) => {
+                            digest.damaged = Some((row.base_offset, why));
+                            break 'rows;
+                        }
+                    }
+                }
+            }
+        }
+        digest.blake3 = *hasher.finalize().as_bytes();
+        Ok(digest)
+    }
+
+    /// The frame of an index row, as it is on the disk; or why it is not what the row says.
+    fn stored(&self, shard: ShardId, lane: Lane, row: &Located) -> Result<Frame, String> {
+        let frame = self.volume.read_uncached(row.place).map_err(|error| error.to_string())?;
+        let header = &frame.header;
+        let is = (header.shard_id(), header.seq, header.lane(), header.base_offset);
+        if is == (shard, row.seq, lane, row.base_offset) {
+            Ok(frame)
+        } else {
+            Err(format!("the index points to frame {} of shard {}", header.seq, header.shard_id()))
+        }
+    }
+}

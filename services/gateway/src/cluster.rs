@@ -1,0 +1,244 @@
+//! ClusterService: what the cluster looks like, how far its copies are, what they hold.
+
+use std::time::Duration;
+
+use meridian_mirror::{LinkState, LinkStatus};
+use meridian_shard::{Progress, ShardHandle};
+use meridian_types::{Lane, Offset, Timestamp};
+use meridian_wire::{ApiError, Reason, v1};
+use tonic::{Request, Response, Status};
+
+use crate::shared::Gateway;
+
+/// Implements ClusterService.
+pub(crate) struct Cluster(pub Gateway);
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Cluster {
+    fn topology(&self) -> v1::GetTopologyResponse {
+        let state = self.0.catalog().state();
+        let region_name = |id| state.region(id).map(|row| row.name.to_string()).unwrap_or_default();
+        v1::GetTopologyResponse {
+            cluster_uuid: self.0.me().cluster.to_string(),
+            regions: state
+                .regions()
+                .map(|row| v1::Region {
+                    id: u32::from(row.id.0),
+                    name: row.name.to_string(),
+                    incarnation: u32::from(row.incarnation.0),
+                    shards: u32::from(row.shards),
+                })
+                .collect(),
+            nodes: state
+                .nodes()
+                .map(|row| v1::Node {
+                    id: row.id.0,
+                    region: region_name(row.region),
+                    endpoint: row.client_address.clone(),
+                    disk_uuid: row.disk.to_string(),
+                })
+                .collect(),
+            node: self.0.me().node.0,
+            region: self.0.me().region.to_string(),
+            catalog_leader: self.0.catalog().status().leader.map(|node| node.0),
+        }
+    }
+
+    fn inbound(&self, status: LinkStatus) -> v1::Link {
+        let state = match status.state {
+            LinkState::Connecting => v1::link::State::Connecting,
+            LinkState::Live => v1::link::State::Live,
+            LinkState::Stalled => v1::link::State::Stalled,
+            LinkState::Faulted => v1::link::State::Faulted,
+        };
+        v1::Link {
+            origin: status.source.map(String::from).unwrap_or_default(),
+            region: self.0.me().region.to_string(),
+            state: state.into(),
+            backlog: Some(v1::Backlog {
+                events: status.events,
+                bytes: status.bytes,
+                oldest_ms: millis(status.oldest),
+            }),
+            round_trip_us: status
+                .round_trip
+                .map(|round_trip| u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX)),
+            faults: status
+                .faults
+                .into_iter()
+                .map(|fault| v1::ShardFault {
+                    origin: Some(fault.shard.origin.into()),
+                    shard: u32::from(fault.shard.no.0),
+                    seq: fault.seq.0,
+                    reason: fault.reason.to_owned(),
+                    message: fault.message,
+                })
+                .collect(),
+            reconnects: status.reconnects,
+        }
+    }
+
+    /// What other regions lack of this one, by their durable marks: known here even while they are out of reach.
+    fn outbound(&self) -> Result<(Vec<v1::Link>, v1::AtRisk), ApiError> {
+        let now = self.0.clock().now();
+        let home = self.0.host().home();
+        let shards: Vec<(ShardHandle, Progress)> = self
+            .0
+            .host()
+            .all()
+            .into_iter()
+            .filter(|shard| shard.id.origin == home)
+            .map(|shard| (shard.clone(), shard.progress()))
+            .collect();
+        let state = self.0.catalog().state();
+        let mut links = Vec::new();
+        let mut at_risk = v1::AtRisk::default();
+        for row in state.regions().filter(|row| row.name != self.0.me().region) {
+            let mut backlog = v1::Backlog::default();
+            for (shard, progress) in &shards {
+                let marks = self.0.board().of(shard.id);
+                let mark = marks.into_iter().find(|(region, _)| *region == row.name).map(|(_, mark)| mark);
+                let mark = mark.unwrap_or_default();
+                if mark.seq < progress.applied {
+                    backlog.events += progress.totals.events.saturating_sub(mark.totals.events);
+                    backlog.bytes += progress.totals.bytes.saturating_sub(mark.totals.bytes);
+                    backlog.oldest_ms = backlog.oldest_ms.max(self.age_after(shard, mark.seq, now)?);
+                }
+            }
+            links.push(v1::Link {
+                origin: self.0.me().region.to_string(),
+                region: row.name.to_string(),
+                backlog: Some(backlog),
+                ..v1::Link::default()
+            });
+        }
+        for (shard, progress) in &shards {
+            let best =
+                self.0.board().of(shard.id).into_iter().map(|(_, mark)| mark).max_by_key(|mark| mark.seq);
+            let best = best.unwrap_or_default();
+            if best.seq < progress.applied {
+                let events = progress.totals.events.saturating_sub(best.totals.events);
+                at_risk.events += events;
+                at_risk.bytes += progress.totals.bytes.saturating_sub(best.totals.bytes);
+                if events > 0 {
+                    at_risk.oldest_ms = at_risk.oldest_ms.max(self.age_after(shard, best.seq, now)?);
+                }
+            }
+        }
+        Ok((links, at_risk))
+    }
+
+    /// How long ago the frame after `seq` was written, in milliseconds.
+    fn age_after(
+        &self,
+        shard: &ShardHandle,
+        seq: meridian_types::Seq,
+        now: Timestamp,
+    ) -> Result<u64, ApiError> {
+        let frames = self
+            .0
+            .host()
+            .reader()
+            .frames(shard.id, seq.next(), 1)
+            .map_err(|error| ApiError::new(Reason::Damaged, error.to_string()))?;
+        Ok(frames.first().map_or(0, |frame| now.0.saturating_sub(frame.header.hlc.time().0)))
+    }
+
+    async fn lanes(&self, request: v1::ListLanesRequest) -> Result<v1::ListLanesResponse, ApiError> {
+        let (_, row) = self.0.stream(request.stream.as_ref()).await?;
+        let lanes = self
+            .0
+            .host()
+            .reader()
+            .lanes_of(row.id)
+            .map_err(|error| ApiError::new(Reason::Damaged, error.to_string()))?;
+        let state = self.0.catalog().state();
+        let lanes = lanes
+            .into_iter()
+            .map(|(lane, held)| v1::LaneEnds {
+                lane: Some(lane.into()),
+                origin_region: state
+                    .region(lane.origin.region)
+                    .map(|region| region.name.to_string())
+                    .unwrap_or_default(),
+                start: held.start.0,
+                end: held.end.0,
+                bytes: held.bytes,
+            })
+            .collect();
+        Ok(v1::ListLanesResponse { stream_id: row.id.0, partitions: row.settings.partitions, lanes })
+    }
+
+    async fn digest(&self, request: v1::DigestLaneRequest) -> Result<v1::DigestLaneResponse, ApiError> {
+        let (_, row) = self.0.stream(request.stream.as_ref()).await?;
+        let lane = request
+            .lane
+            .as_ref()
+            .ok_or_else(|| ApiError::new(Reason::InvalidArgument, "the request names no lane"))?;
+        let lane = Lane::try_from(lane)?;
+        if lane.stream != row.id {
+            return Err(ApiError::new(
+                Reason::InvalidArgument,
+                format!("lane {lane} is not of stream {} ({})", row.name, row.id),
+            ));
+        }
+        let reader = self.0.host().reader();
+        let (start, end) = (Offset(request.start), Offset(request.end));
+        let digest = tokio::task::spawn_blocking(move || reader.digest(lane, start, end))
+            .await
+            .map_err(|_| ApiError::new(Reason::NotReady, "the node is stopping"))?
+            .map_err(|error| ApiError::new(Reason::Damaged, error.to_string()))?;
+        let (damaged_at, damage) = match digest.damaged {
+            Some((offset, why)) => (Some(offset.0), why),
+            None => (None, String::new()),
+        };
+        Ok(v1::DigestLaneResponse {
+            blake3: digest.blake3.to_vec().into(),
+            events: digest.events,
+            frames: digest.frames,
+            bytes: digest.bytes,
+            damaged_at,
+            damage,
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl v1::cluster_service_server::ClusterService for Cluster {
+    async fn get_topology(
+        &self,
+        _request: Request<v1::GetTopologyRequest>,
+    ) -> Result<Response<v1::GetTopologyResponse>, Status> {
+        Ok(Response::new(self.topology()))
+    }
+
+    async fn get_lag(
+        &self,
+        _request: Request<v1::GetLagRequest>,
+    ) -> Result<Response<v1::GetLagResponse>, Status> {
+        self.0.check_ready()?;
+        let this = Self(self.0.clone());
+        let (outbound, at_risk) = tokio::task::spawn_blocking(move || this.outbound())
+            .await
+            .map_err(|_| ApiError::new(Reason::NotReady, "the node is stopping"))??;
+        let inbound = self.0.links().statuses().into_iter().map(|status| self.inbound(status)).collect();
+        Ok(Response::new(v1::GetLagResponse { inbound, outbound, at_risk: Some(at_risk) }))
+    }
+
+    async fn list_lanes(
+        &self,
+        request: Request<v1::ListLanesRequest>,
+    ) -> Result<Response<v1::ListLanesResponse>, Status> {
+        Ok(Response::new(self.lanes(request.into_inner()).await?))
+    }
+
+    async fn digest_lane(
+        &self,
+        request: Request<v1::DigestLaneRequest>,
+    ) -> Result<Response<v1::DigestLaneResponse>, Status> {
+        Ok(Response::new(self.digest(request.into_inner()).await?))
+    }
+}

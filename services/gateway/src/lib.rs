@@ -1,0 +1,27 @@
+//! The gRPC services that clients call: translate, authenticate, route, push back.
+//!
+//! Flows in: requests of clients. Flows out: batches for shards, proposals for the catalog, and answers. Must never open
+//! a file or know where a frame lies: it reads through the shard's reader, and what it refuses it refuses before an offset
+//! is given.
+
+mod admit;
+mod answered;
+mod budget;
+mod cluster;
+mod connections;
+mod events;
+mod metered;
+mod metrics;
+mod outgoing;
+mod publish;
+mod serve;
+mod shared;
+mod streams;
+mod subscribe;
+
+pub use budget::ByteBudget;
+pub use connections::{ClientStream, Connection, accept};
+pub use metered::MeteredLayer;
+pub use metrics::{Metrics, collect_links};
+pub use serve::{ServeOptions, routes};
+pub use shared::{Gateway, GatewayConfig, GatewayParts};

@@ -1,0 +1,213 @@
+//! From a request to a shard and back: one batch.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use meridian_batch::{BatchError, BatchInfo, Limits, validate};
+use meridian_metadata::catalog::StreamRow;
+use meridian_shard::{Ack, Publish, PublishError, Reject, RequestId};
+use meridian_types::{Partition, RegionName};
+use meridian_wire::{ApiError, Reason, v1};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::budget::Taken;
+use crate::shared::Gateway;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+const RETRY_SOON: Duration = Duration::from_millis(100);
+
+/// A batch that has its place in its shard's queue. Its bytes are counted until the shard is done with it, whether or not
+/// anyone still waits for that: a client that goes away frees nothing that the node still holds.
+pub(crate) struct Begun {
+    answer: Option<oneshot::Receiver<Result<Ack, Reject>>>,
+    held: Taken,
+    begun: Instant,
+    deadline: Instant,
+    info: BatchInfo,
+    bytes: usize,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if let Some(answer) = self.answer.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let held = std::mem::take(&mut self.held);
+            runtime.spawn(async move {
+                // What it says no longer matters; that it is said does.
+                let _ = answer.await;
+                drop(held);
+            });
+        }
+    }
+}
+
+/// A durability that is offered.
+///
+/// # Errors
+/// DURABILITY_UNAVAILABLE: what is not offered is never ignored.
+pub(crate) fn check_durability(durability: Option<&v1::Durability>) -> Result<(), ApiError> {
+    let Some(durability) = durability else { return Ok(()) };
+    use v1::durability::Level;
+    // A level that a later version knows is not read as none.
+    match Level::try_from(durability.level) {
+        Ok(Level::Unspecified | Level::Region) if durability.regions == 0 => Ok(()),
+        Ok(Level::Regions) => Err(ApiError::new(
+            Reason::DurabilityUnavailable,
+            "durability REGIONS(k) is not offered yet; publish with LEVEL_REGION",
+        )),
+        Ok(_) => Err(ApiError::new(
+            Reason::InvalidArgument,
+            "durability names a number of regions, which only LEVEL_REGIONS takes",
+        )),
+        Err(_) => Err(ApiError::new(
+            Reason::DurabilityUnavailable,
+            format!("durability level {} is not known here; publish with LEVEL_REGION", durability.level),
+        )),
+    }
+}
+
+/// When a request with this deadline, in milliseconds, is given up; 0: the default.
+pub(crate) fn deadline(millis: u64) -> Instant {
+    Instant::now() + if millis == 0 { DEADLINE } else { Duration::from_millis(millis.min(3_600_000)) }
+}
+
+impl Gateway {
+    /// Checks a batch and queues it at its shard; `held` are its bytes of the budget. Batches of one caller keep the order
+    /// of these calls.
+    ///
+    /// # Errors
+    /// Nothing got an offset.
+    pub(crate) async fn begin_publish(
+        &self,
+        stream: &StreamRow,
+        partition: Partition,
+        batch: Bytes,
+        deadline: Instant,
+        held: Taken,
+    ) -> Result<Begun, ApiError> {
+        if partition.0 >= stream.settings.partitions {
+            return Err(ApiError::new(
+                Reason::NoSuchPartition,
+                format!(
+                    "stream {} has partitions 0 to {}, not {partition}",
+                    stream.name,
+                    stream.settings.partitions - 1
+                ),
+            )
+            .with("partitions", stream.settings.partitions));
+        }
+        let info = validate(&batch, &Limits::DEFAULT).map_err(batch_error)?;
+        if self.host().is_full() {
+            return Err(ApiError::new(
+                Reason::DiskFull,
+                "this node's disk is full; publishing resumes by itself once there is room",
+            )
+            .retry_after(Duration::from_secs(1)));
+        }
+        let shard = self.host().home_shard(stream.id, partition).ok_or_else(|| {
+            ApiError::new(Reason::NotLeader, "this node does not have the partition's shard")
+                .retry_after(RETRY_SOON)
+        })?;
+        let (begun, bytes) = (Instant::now(), batch.len());
+        let publish = Publish {
+            // The shard's task numbers its requests itself.
+            request: RequestId(0),
+            tenant: stream.tenant,
+            stream: stream.id,
+            partition,
+            batch,
+            events: info.events,
+            producer: info.producer,
+        };
+        let queued = tokio::time::timeout_at(deadline, shard.begin_publish(publish)).await.map_err(|_| {
+            let message = "the shard's queue was full until the deadline: nothing was stored; try again";
+            ApiError::new(Reason::DeadlineExceeded, message).retry_after(RETRY_SOON)
+        })?;
+        let answer = Some(queued.map_err(publish_error)?);
+        Ok(Begun { answer, held, begun, deadline, info, bytes })
+    }
+
+    /// Waits until a batch is committed.
+    ///
+    /// # Errors
+    /// It got no offset, or it is not known in time whether it did.
+    pub(crate) async fn finish_publish(&self, mut begun: Begun) -> Result<v1::PublishedBatch, ApiError> {
+        let stopped = || publish_error(PublishError::Stopped);
+        let answer = begun.answer.as_mut().ok_or_else(stopped)?;
+        let answer = tokio::time::timeout_at(begun.deadline, answer).await.map_err(|_| {
+            ApiError::new(
+                Reason::DeadlineExceeded,
+                "not durable within the deadline; it may be stored all the same: only a retry with the same producer and sequence is safe",
+            )
+        })?;
+        begun.answer = None;
+        let ack = answer.map_err(|_| stopped())?.map_err(|r| publish_error(r.into()))?;
+        let metrics = self.metrics();
+        metrics.publish_seconds.observe(begun.begun.elapsed().as_secs_f64());
+        if ack.duplicate {
+            metrics.duplicates.inc();
+        } else {
+            metrics.published_events.inc_by(u64::from(begun.info.events));
+            metrics.published_bytes.inc_by(begun.bytes as u64);
+        }
+        Ok(v1::PublishedBatch {
+            first: Some(v1::Position {
+                lane: Some(ack.lane.into()),
+                offset: ack.base_offset.0,
+                hlc: ack.hlc.0,
+                regions: self.durable_in(&ack).into_iter().map(String::from).collect(),
+            }),
+            events: begun.info.events,
+            duplicate: ack.duplicate,
+        })
+    }
+
+    /// This region, and those that have reported the frame durable.
+    fn durable_in(&self, ack: &Ack) -> Vec<RegionName> {
+        let no = self.host().home_shard(ack.lane.stream, ack.lane.partition).map(|shard| shard.id);
+        let mut regions = vec![self.me().region.clone()];
+        if let Some(shard) = no {
+            let reported = self.board().of(shard).into_iter().filter(|(_, mark)| mark.seq >= ack.seq);
+            regions.extend(reported.map(|(region, _)| region));
+        }
+        regions
+    }
+
+    /// Counts a refusal.
+    pub(crate) fn refused(&self, error: &ApiError) {
+        let label = crate::metrics::ReasonLabel { reason: error.reason.as_str().to_owned() };
+        self.metrics().refused.get_or_create(&label).inc();
+    }
+}
+
+/// A batch that is refused.
+pub(crate) fn batch_error(error: BatchError) -> ApiError {
+    let reason = match &error {
+        BatchError::TooLarge { .. } | BatchError::Uncompressed { .. } | BatchError::TooManyEvents { .. } => {
+            Reason::BatchTooLarge
+        }
+        BatchError::EventTooLarge { .. } => Reason::EventTooLarge,
+        _ => Reason::BadBatch,
+    };
+    ApiError::new(reason, error.to_string())
+}
+
+fn publish_error(error: PublishError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        PublishError::Stopped => ApiError::new(Reason::NotReady, message).retry_after(RETRY_SOON),
+        PublishError::Rejected(reject) => match reject {
+            Reject::NotLeader => ApiError::new(Reason::NotLeader, message).retry_after(RETRY_SOON),
+            Reject::ProducerFenced { current, .. } => {
+                ApiError::new(Reason::ProducerFenced, message).with("epoch", current)
+            }
+            Reject::ProducerExpired => ApiError::new(Reason::ProducerExpired, message),
+            Reject::OutOfSequence { expected, .. } => {
+                ApiError::new(Reason::OutOfSequence, message).with("expected", expected)
+            }
+            Reject::Damaged => ApiError::new(Reason::Damaged, message),
+        },
+    }
+}

@@ -1,0 +1,225 @@
+//! What the services share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use meridian_metadata::CatalogHandle;
+use meridian_mirror::{DurableBoard, Identity, Links};
+use meridian_shard::ShardHost;
+use meridian_types::{Clock, ProducerId};
+use meridian_wire::{ApiError, Reason};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::budget::ByteBudget;
+use crate::metrics::Metrics;
+
+/// Bounds that are configured.
+#[derive(Clone, Copy, Debug)]
+pub struct GatewayConfig {
+    /// Bytes of requests that are taken in and not yet answered.
+    pub request_bytes: u64,
+    /// Requests open at once, streams among them.
+    pub requests: usize,
+    /// Bytes of batches on their way to subscribers, until HTTP/2 has taken them.
+    pub delivery_bytes: u64,
+    /// Subscriptions open at once.
+    pub subscribers: usize,
+    /// Bytes read ahead for one subscription.
+    pub subscriber_buffer_bytes: usize,
+    /// After how long a reader that takes nothing of what it has credit for is cut off.
+    pub slow_reader: Duration,
+}
+
+/// What a gateway is composed of.
+pub struct GatewayParts {
+    /// This node.
+    pub me: Identity,
+    /// The catalog.
+    pub catalog: CatalogHandle,
+    /// The shards.
+    pub host: Arc<ShardHost>,
+    /// The links into this region.
+    pub links: Arc<Links>,
+    /// What other regions have stored of this one.
+    pub board: Arc<DurableBoard>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+struct Inner {
+    parts: GatewayParts,
+    config: GatewayConfig,
+    budget: Arc<ByteBudget>,
+    delivery: Arc<ByteBudget>,
+    requests: Arc<Semaphore>,
+    ready: AtomicBool,
+    draining: watch::Sender<bool>,
+    producers: AtomicU64,
+    subscribers: AtomicUsize,
+}
+
+/// The gateway of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway(Arc<Inner>);
+
+impl Gateway {
+    /// A gateway that answers NOT_READY until [`Gateway::set_ready`].
+    pub fn new(parts: GatewayParts, config: GatewayConfig) -> Self {
+        Self(Arc::new(Inner {
+            parts,
+            budget: ByteBudget::new(config.request_bytes),
+            delivery: ByteBudget::new(config.delivery_bytes),
+            requests: Arc::new(Semaphore::new(config.requests)),
+            config,
+            ready: AtomicBool::new(false),
+            draining: watch::Sender::new(false),
+            producers: AtomicU64::new(0),
+            subscribers: AtomicUsize::new(0),
+        }))
+    }
+
+    /// The node has recovered, is part of its cluster, and leads its shards.
+    pub fn set_ready(&self) {
+        self.0.ready.store(true, Ordering::Release);
+    }
+
+    /// Refuses what is new from now on; what is under way is answered.
+    pub fn drain(&self) {
+        self.0.draining.send_replace(true);
+    }
+
+    /// Whether requests are taken.
+    pub fn is_ready(&self) -> bool {
+        self.0.ready.load(Ordering::Acquire) && !self.is_draining()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.0.draining.borrow()
+    }
+
+    /// Resolves when the node begins to stop.
+    pub(crate) async fn until_draining(&self) {
+        // The sender lives as long as this.
+        let _ = self.0.draining.subscribe().wait_for(|draining| *draining).await;
+    }
+
+    /// The budget of bytes on their way to subscribers.
+    pub(crate) fn delivery(&self) -> &Arc<ByteBudget> {
+        &self.0.delivery
+    }
+
+    /// Takes a request's place.
+    ///
+    /// # Errors
+    /// All places are taken.
+    pub(crate) fn take_request(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.0.requests.clone().try_acquire_owned().map_err(|_| {
+            let limit = self.0.config.requests;
+            ApiError::new(
+                Reason::Overloaded,
+                format!("this node has {limit} requests open and takes no more for now; try again"),
+            )
+            .with("limit", limit)
+            .retry_after(Duration::from_millis(250))
+        })
+    }
+
+    /// The budget of request bytes.
+    pub fn budget(&self) -> &Arc<ByteBudget> {
+        &self.0.budget
+    }
+
+    pub(crate) fn check_ready(&self) -> Result<(), ApiError> {
+        if self.is_ready() { Ok(()) } else { Err(self.not_ready()) }
+    }
+
+    /// What a client gets that comes too early or too late.
+    pub(crate) fn not_ready(&self) -> ApiError {
+        let what = if self.is_draining() { "stopping" } else { "starting" };
+        ApiError::new(Reason::NotReady, format!("this node is {what}; try again, or another node"))
+            .retry_after(Duration::from_millis(500))
+    }
+
+    pub(crate) fn me(&self) -> &Identity {
+        &self.0.parts.me
+    }
+
+    pub(crate) fn catalog(&self) -> &CatalogHandle {
+        &self.0.parts.catalog
+    }
+
+    pub(crate) fn host(&self) -> &Arc<ShardHost> {
+        &self.0.parts.host
+    }
+
+    pub(crate) fn links(&self) -> &Links {
+        &self.0.parts.links
+    }
+
+    pub(crate) fn board(&self) -> &DurableBoard {
+        &self.0.parts.board
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.0.parts.clock
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.parts.metrics
+    }
+
+    pub(crate) fn config(&self) -> &GatewayConfig {
+        &self.0.config
+    }
+
+    /// A producer id that no one else gets: 15 bits of node, 24 of its boot counter, 24 of a counter.
+    ///
+    /// # Errors
+    /// The counter of this start is used up.
+    pub(crate) fn mint_producer(&self) -> Result<ProducerId, ApiError> {
+        const COUNTER_BITS: u32 = 24;
+        const BOOT_BITS: u32 = 24;
+        let count = self.0.producers.fetch_add(1, Ordering::Relaxed);
+        let (node, boot) = (u64::from(self.me().node.0), self.me().boot.0);
+        if count >> COUNTER_BITS != 0 || boot >> BOOT_BITS != 0 || node >> 15 != 0 {
+            return Err(ApiError::new(
+                Reason::Overloaded,
+                "this start of the node has no producer ids left; restart it",
+            ));
+        }
+        let id = node << (BOOT_BITS + COUNTER_BITS) | boot << COUNTER_BITS | count;
+        Ok(ProducerId(id as i64))
+    }
+
+    /// Takes a subscriber's place.
+    ///
+    /// # Errors
+    /// All places are taken.
+    pub(crate) fn take_subscriber(&self) -> Result<SubscriberPlace, ApiError> {
+        let limit = self.0.config.subscribers;
+        let fits = |taken: usize| (taken < limit).then_some(taken + 1);
+        if self.0.subscribers.fetch_update(Ordering::AcqRel, Ordering::Relaxed, fits).is_err() {
+            return Err(ApiError::new(
+                Reason::Overloaded,
+                format!("this node has {limit} subscribers and takes no more"),
+            )
+            .with("limit", limit)
+            .retry_after(Duration::from_secs(5)));
+        }
+        self.metrics().subscribers.inc();
+        Ok(SubscriberPlace(self.clone()))
+    }
+}
+
+/// One of the places for subscribers; dropping gives it back.
+pub(crate) struct SubscriberPlace(Gateway);
+
+impl Drop for SubscriberPlace {
+    fn drop(&mut self) {
+        self.0.0.subscribers.fetch_sub(1, Ordering::AcqRel);
+        self.0.metrics().subscribers.dec();
+    }
+}

@@ -1,0 +1,359 @@
+//! Subscribe: every lane of a stream that this region holds, within the credit that the reader gives.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use meridian_metadata::catalog::StreamRow;
+use meridian_shard::{Progress, ReadError};
+use meridian_storage::{Frame, FrameKind};
+use meridian_types::{Cursor, Lane, Offset, Partition, ShardId, StreamId, Timestamp, shard_of};
+use meridian_wire::{ApiError, Reason, v1};
+use tokio_stream::StreamMap;
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Status, Streaming};
+use v1::subscribe_request::Request as In;
+use v1::subscribe_response::Response as Out;
+use v1::subscribe_start::From;
+
+use crate::answered::Delivered;
+use crate::budget::Taken;
+use crate::connections::Connection;
+use crate::outgoing::{Outgoing, outgoing};
+use crate::shared::{Gateway, SubscriberPlace};
+
+/// How often the catalog is looked at for new partitions and a deletion.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The most bytes that are read in one go.
+const CHUNK: usize = 256 * 1024;
+
+/// An answer, and its bytes of the budget.
+type Answer = (v1::SubscribeResponse, Taken);
+
+/// Why a subscription ends.
+enum End {
+    /// The reader wants no more.
+    Gone,
+    /// It takes nothing.
+    Slow,
+    /// Something else.
+    Error(ApiError),
+}
+
+impl std::convert::From<ApiError> for End {
+    fn from(error: ApiError) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// Opens a subscription: its first message says where to start.
+pub(crate) async fn open(
+    gateway: Gateway,
+    mut requests: Streaming<v1::SubscribeRequest>,
+    connection: Option<Connection>,
+    delivered: Delivered,
+) -> Result<impl Stream<Item = Result<v1::SubscribeResponse, Status>> + Send + 'static, ApiError> {
+    gateway.check_ready()?;
+    let first = match requests.message().await {
+        Ok(message) => message.and_then(|message| message.request),
+        Err(status) => {
+            let unreadable = || ApiError::new(Reason::InvalidArgument, status.message());
+            return Err(ApiError::from_status(&status).unwrap_or_else(unreadable));
+        }
+    };
+    let Some(In::Start(start)) = first else {
+        return Err(ApiError::new(Reason::InvalidArgument, "a subscription begins with `start`"));
+    };
+    let (_, stream) = gateway.stream(start.stream.as_ref()).await?;
+    let place = gateway.take_subscriber()?;
+    let mut subscription = Subscription {
+        cursor: Cursor::start(stream.id),
+        stream: stream.id,
+        partitions: 0,
+        credit: start.credit_bytes,
+        due: VecDeque::new(),
+        queued: BTreeSet::new(),
+        lanes: BTreeMap::new(),
+        shards: StreamMap::new(),
+        marked: false,
+        _place: place,
+        gateway,
+    };
+    subscription.set_partitions(&stream);
+    subscription.begin(start.from).await?;
+    // One message waits for the connection, one is being read: more would only be memory.
+    let (out, answers) = outgoing::<Answer>(1, connection);
+    tokio::spawn(subscription.run(requests, out, stream.settings.partitions));
+    Ok(answers.map(move |answer| {
+        answer.map(|(message, taken)| {
+            delivered.encoded(taken);
+            message
+        })
+    }))
+}
+
+struct Subscription {
+    gateway: Gateway,
+    stream: StreamId,
+    partitions: u32,
+    cursor: Cursor,
+    credit: u64,
+    /// Lanes that may hold something to read, each once.
+    due: VecDeque<Lane>,
+    queued: BTreeSet<Lane>,
+    lanes: BTreeMap<ShardId, Vec<Lane>>,
+    shards: StreamMap<ShardId, WatchStream<Progress>>,
+    /// The reader knows that it has caught up.
+    marked: bool,
+    _place: SubscriberPlace,
+}
+
+impl Subscription {
+    /// Follows the shards of partitions that are new.
+    fn set_partitions(&mut self, row: &StreamRow) {
+        let state = self.gateway.catalog().state();
+        for partition in self.partitions..row.settings.partitions {
+            for region in state.regions() {
+                let lane =
+                    Lane { stream: self.stream, partition: Partition(partition), origin: region.origin() };
+                let no = shard_of(lane.stream, lane.partition, region.shards);
+                let shard = ShardId { origin: lane.origin, no };
+                self.lanes.entry(shard).or_default().push(lane);
+                if !self.shards.contains_key(&shard)
+                    && let Some(handle) = self.gateway.host().get(shard)
+                {
+                    self.shards.insert(shard, WatchStream::from_changes(handle.watch()));
+                }
+                self.make_due(lane);
+            }
+        }
+        self.partitions = self.partitions.max(row.settings.partitions);
+    }
+
+    fn make_due(&mut self, lane: Lane) {
+        if self.queued.insert(lane) {
+            self.due.push_back(lane);
+        }
+    }
+
+    /// Sets the cursor to where reading starts.
+    async fn begin(&mut self, from: Option<From>) -> Result<(), ApiError> {
+        match from {
+            None | Some(From::Earliest(_)) => {}
+            Some(From::Cursor(bytes)) => {
+                let cursor = Cursor::from_bytes(&bytes)
+                    .map_err(|error| ApiError::new(Reason::BadCursor, error.to_string()))?;
+                if cursor.stream != self.stream {
+                    return Err(ApiError::new(
+                        Reason::BadCursor,
+                        format!("the cursor is of stream {}, this is stream {}", cursor.stream, self.stream),
+                    ));
+                }
+                self.cursor = cursor;
+            }
+            Some(From::Latest(_)) => self.begin_at(None).await?,
+            Some(From::TimeMs(time)) => self.begin_at(Some(Timestamp(time))).await?,
+        }
+        Ok(())
+    }
+
+    /// Starts each lane at a time, or at its end.
+    async fn begin_at(&mut self, time: Option<Timestamp>) -> Result<(), ApiError> {
+        let (reader, stream) = (self.gateway.host().reader(), self.stream);
+        let starts = blocking(move || {
+            let mut starts = Vec::new();
+            for (lane, state) in reader.lanes_of(stream)? {
+                let at = match time {
+                    Some(time) => reader.offset_at(lane, time)?,
+                    None => None,
+                };
+                starts.push((lane, at.unwrap_or(state.end)));
+            }
+            Ok(starts)
+        })
+        .await?;
+        for (lane, next) in starts {
+            self.cursor.set(lane.origin, lane.partition, next);
+        }
+        Ok(())
+    }
+
+    async fn run(
+        mut self,
+        mut requests: Streaming<v1::SubscribeRequest>,
+        out: Outgoing<Answer>,
+        partitions: u32,
+    ) {
+        match self.serve(&mut requests, &out, partitions).await {
+            End::Gone => {}
+            End::Slow => out.cut_off(&self.gateway),
+            End::Error(error) => {
+                self.gateway.refused(&error);
+                out.end(error);
+            }
+        }
+    }
+
+    async fn serve(
+        &mut self,
+        requests: &mut Streaming<v1::SubscribeRequest>,
+        out: &Outgoing<Answer>,
+        partitions: u32,
+    ) -> End {
+        let started = v1::SubscribeStarted {
+            stream_id: self.stream.0,
+            partitions,
+            cursor: self.cursor.to_bytes().into(),
+        };
+        if let Err(end) = self.send(out, Out::Started(started), Taken::default()).await {
+            return end;
+        }
+        let gateway = self.gateway.clone();
+        let draining = gateway.until_draining();
+        tokio::pin!(draining);
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let can_read = self.credit > 0 && !self.due.is_empty();
+            if self.due.is_empty() && !self.marked {
+                self.marked = true;
+                let mark = v1::Mark { cursor: self.cursor.to_bytes().into(), caught_up: true };
+                if let Err(end) = self.send(out, Out::Mark(mark), Taken::default()).await {
+                    return end;
+                }
+            }
+            tokio::select! {
+                biased;
+                () = &mut draining => {
+                    return ApiError::new(Reason::NotReady, "this node is stopping; go on at another, from your cursor").into();
+                }
+                message = requests.message() => match message {
+                    Ok(Some(v1::SubscribeRequest { request: Some(In::Credit(credit)) })) => {
+                        self.credit = self.credit.saturating_add(credit.bytes);
+                    }
+                    Ok(Some(_)) => {
+                        return ApiError::new(Reason::InvalidArgument, "a subscription starts once; after that it takes credit").into();
+                    }
+                    Ok(None) | Err(_) => return End::Gone,
+                },
+                _ = look.tick() => {
+                    let row = self.gateway.catalog().state().stream(self.stream).cloned();
+                    match row {
+                        Some(row) if row.settings.partitions > self.partitions => self.set_partitions(&row),
+                        Some(_) => {}
+                        None => return ApiError::new(Reason::StreamNotFound, "the stream was deleted").into(),
+                    }
+                }
+                () = out.answers.closed() => return End::Gone,
+                // Before the shards' news, which never end while others publish.
+                () = std::future::ready(()), if can_read => {
+                    if let Err(end) = self.send_next(out).await {
+                        return end;
+                    }
+                }
+                Some((shard, _)) = self.shards.next() => {
+                    for lane in self.lanes.get(&shard).cloned().unwrap_or_default() {
+                        self.make_due(lane);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads the lane whose turn it is, and sends what there is.
+    async fn send_next(&mut self, out: &Outgoing<Answer>) -> Result<(), End> {
+        let Some(lane) = self.due.pop_front() else { return Ok(()) };
+        self.queued.remove(&lane);
+        let from = self.cursor.next(lane.origin, lane.partition);
+        let (frames, mut room) = self.read(lane, from, out).await?;
+        if frames.is_empty() {
+            return Ok(());
+        }
+        // There may be more: it waits its turn behind the other lanes.
+        self.make_due(lane);
+        self.marked = false;
+        let mut next = from;
+        for frame in frames {
+            if frame.header.kind != FrameKind::Events || frame.header.next_offset() <= next {
+                continue;
+            }
+            if frame.header.base_offset > next
+                && next > Offset::ZERO
+                && self.cursor.has(lane.origin, lane.partition)
+            {
+                return Err(ApiError::new(
+                    Reason::Damaged,
+                    format!(
+                        "lane {lane} has nothing at offset {next}, the next is {}",
+                        frame.header.base_offset
+                    ),
+                )
+                .into());
+            }
+            let bytes = frame.payload.len() as u64;
+            let batch = v1::Batch {
+                lane: Some(lane.into()),
+                base_offset: frame.header.base_offset.0,
+                events: frame.header.events,
+                hlc: frame.header.hlc.0,
+                first_wanted: next.0.max(frame.header.base_offset.0),
+                batch: frame.payload,
+            };
+            next = frame.header.next_offset();
+            self.credit = self.credit.saturating_sub(bytes);
+            self.gateway.metrics().delivered_events.inc_by(next.0 - batch.first_wanted);
+            self.send(out, Out::Batch(batch), room.split(bytes)).await?;
+        }
+        self.cursor.set(lane.origin, lane.partition, next);
+        Ok(())
+    }
+
+    /// The next frames of a lane, and room for them. Room is taken before they are read. A frame that is larger than
+    /// what one read takes is put back and read again with room for all of it: to hold some room while waiting for more
+    /// would let readers wait for each other.
+    async fn read(
+        &self,
+        lane: Lane,
+        from: Offset,
+        out: &Outgoing<Answer>,
+    ) -> Result<(Vec<Frame>, Taken), End> {
+        let config = self.gateway.config();
+        let credit = usize::try_from(self.credit).unwrap_or(usize::MAX);
+        let limit = CHUNK.min(config.subscriber_buffer_bytes).min(credit).max(1);
+        let mut wanted = limit as u64;
+        loop {
+            let budget = self.gateway.delivery();
+            let room = tokio::select! {
+                () = out.answers.closed() => return Err(End::Gone),
+                room = budget.acquire(wanted.min(budget.capacity())) => room.unwrap_or_default(),
+            };
+            let reader = self.gateway.host().reader();
+            let frames: Vec<Frame> = blocking(move || reader.lane_frames(lane, from, limit)).await?;
+            let bytes: u64 = frames.iter().map(|frame| frame.payload.len() as u64).sum();
+            if bytes <= room.bytes() || wanted >= budget.capacity() {
+                return Ok((frames, room));
+            }
+            wanted = bytes;
+        }
+    }
+
+    /// A reader that takes nothing for so long is cut off: its memory is others'.
+    async fn send(&self, out: &Outgoing<Answer>, response: Out, taken: Taken) -> Result<(), End> {
+        let answer = (v1::SubscribeResponse { response: Some(response) }, taken);
+        match tokio::time::timeout(self.gateway.config().slow_reader, out.answers.send(answer)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(End::Gone),
+            Err(_) => Err(End::Slow),
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(ApiError::new(Reason::Damaged, error.to_string())),
+        Err(_) => Err(ApiError::new(Reason::NotReady, "the node is stopping")),
+    }
+}

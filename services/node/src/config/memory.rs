@@ -1,0 +1,74 @@
+//! What the limits of a configuration add up to.
+
+use super::{ByteSize, NodeConfig};
+
+/// The process itself: code, threads, the catalog, RocksDB's own structures, what the allocator keeps.
+const BASE: u64 = 192 << 20;
+/// The idempotent producers that a shard remembers.
+const SHARD: u64 = 4 << 20;
+/// A connection, besides its window.
+const CONNECTION: u64 = 64 << 10;
+/// A request: its headers, a frame that waits for room, and what HTTP/2 takes of an answer that nobody fetches.
+const REQUEST: u64 = 640 << 10;
+/// A link, besides its credit: the windows of its connections, both ways.
+const LINK: u64 = 32 << 20;
+
+impl NodeConfig {
+    /// The most memory that the node's process takes, whatever clients and peers do. Counted are:
+    ///
+    /// - the process with its index, and for each shard its newest frames and its producers;
+    /// - three times the bytes of publishes in flight: as they came, as they are stored, and as they are written;
+    /// - twice the bytes on their way to subscribers: as they were read, and as they are sent;
+    /// - for each connection its window, for each request what HTTP/2 holds of its answer;
+    /// - for each link into this region twice its credit, and its windows.
+    pub fn memory_bound(&self) -> ByteSize {
+        let limits = &self.limits;
+        let shards: u64 = self.cluster.regions.iter().map(|region| u64::from(region.shards)).sum();
+        let links = self.cluster.regions.len().saturating_sub(1) as u64;
+        let parts = [
+            BASE,
+            limits.index_memory_bytes.0,
+            limits.tail_bytes.0,
+            shards.saturating_mul(SHARD),
+            limits.publish_bytes_in_flight.0.saturating_mul(3),
+            limits.delivery_bytes_in_flight.0.saturating_mul(2),
+            (limits.connections as u64)
+                .saturating_mul(limits.connection_window_bytes.0.saturating_add(CONNECTION)),
+            (limits.requests as u64).saturating_mul(REQUEST),
+            links.saturating_mul(limits.link_credit_bytes.0.saturating_mul(2).saturating_add(LINK)),
+            self.storage.max_round_bytes.0.saturating_mul(2),
+        ];
+        ByteSize(parts.into_iter().fold(0, u64::saturating_add))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::tests_support::config_of_node;
+
+    #[test]
+    fn each_limit_counts() {
+        let config = config_of_node(1, Path::new("x"));
+        let before = config.memory_bound().0;
+        let more = |change: &dyn Fn(&mut NodeConfig)| {
+            let mut config = config.clone();
+            change(&mut config);
+            config.memory_bound().0 - before
+        };
+        assert_eq!(more(&|c| c.limits.publish_bytes_in_flight.0 += 10), 30);
+        assert_eq!(more(&|c| c.limits.delivery_bytes_in_flight.0 += 10), 20);
+        assert_eq!(more(&|c| c.limits.tail_bytes.0 += 10), 10);
+        assert_eq!(more(&|c| c.limits.index_memory_bytes.0 += 10), 10);
+        assert_eq!(more(&|c| c.limits.connections += 1), CONNECTION + (1 << 20));
+        assert_eq!(more(&|c| c.limits.connection_window_bytes.0 += 1), 1024);
+        assert_eq!(more(&|c| c.limits.requests += 1), REQUEST);
+        assert_eq!(more(&|c| c.limits.link_credit_bytes.0 += 10), 20);
+        assert_eq!(more(&|c| c.cluster.regions[0].shards += 1), SHARD);
+        let mut huge = config;
+        huge.limits.requests = usize::MAX;
+        assert_eq!(huge.memory_bound(), ByteSize(u64::MAX), "no overflow");
+    }
+}

@@ -1,0 +1,453 @@
+//! One node, from its configuration to its end. The only place that starts things.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use meridian_gateway::{Gateway, GatewayConfig, GatewayParts, MeteredLayer, Metrics, accept, routes};
+use meridian_metadata::{CatalogGroup, Config as RaftConfig, OnFatal, StartError};
+use meridian_mirror::{DurableBoard, Identity, LinkConfig, Links, Peer, PeerServer};
+use meridian_shard::{HostConfig, OpenError, ShardHandle, ShardHost, SoleReplica};
+use meridian_storage::index::{Index, IndexError, KvError, RocksConfig, RocksKeyValue};
+use meridian_storage::{
+    Identity as DiskIdentity, IdentityError, Recovered, Volume, VolumeConfig, VolumeError, VolumeReader,
+    VolumeWriter, WriterConfig, WriterHandle,
+};
+use meridian_types::{Boot, Clock, Seq, ShardId, ShardNo, SystemClock};
+use meridian_wire::v1::peer_service_server::PeerServiceServer;
+use parking_lot::RwLock;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+
+use crate::admin::{Admin, Serving};
+use crate::config::NodeConfig;
+use crate::folder::{Folder, FolderError};
+use crate::founding::{self, FoundingError};
+use crate::peers::PeerWays;
+
+/// Requests of one connection that may be under way at once.
+const CLIENT_STREAMS: u32 = 256;
+/// A link's message holds a chunk of frames, or one frame as large as a batch.
+const PEER_MESSAGE: usize = 32 * 1024 * 1024;
+/// How long a node that stops waits for what is under way.
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Why a node does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Its data folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// Its boot counter.
+    #[error("the boot counter: {0}")]
+    Boot(#[from] IdentityError),
+    /// A port.
+    #[error(
+        "the {listener} listener cannot have {address}: {source}; end what listens there, or change `listen.{listener}`"
+    )]
+    Listen {
+        /// Which listener.
+        listener: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The catalog's Raft group.
+    #[error("the catalog: {0}")]
+    Catalog(#[from] StartError),
+    /// The cluster does not let it in.
+    #[error(transparent)]
+    Founding(#[from] FoundingError),
+    /// The volume.
+    #[error("the volume: {0}")]
+    Volume(#[from] VolumeError),
+    /// The index's files.
+    #[error("the index: {0}")]
+    IndexFiles(#[from] KvError),
+    /// The index.
+    #[error("the index: {0}")]
+    Index(#[from] IndexError),
+    /// The shards.
+    #[error("the shards: {0}")]
+    Shards(#[from] OpenError),
+    /// The operating system.
+    #[error("{what}: {source}")]
+    System {
+        /// What failed.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A listener ended by itself.
+    #[error("a listener failed: {0}")]
+    Server(String),
+}
+
+/// An error and what caused it, in a line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Ends the process: going on could break a law.
+fn fatal(what: &str) -> ! {
+    tracing::error!(what, "fatal: the process ends at once");
+    std::process::abort()
+}
+
+/// Runs a node until `stop` is cancelled, then drains it. Must run on a multi-threaded tokio runtime.
+///
+/// # Errors
+/// [`ServeError`] says what to do.
+pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), ServeError> {
+    let folder = Folder::take(&config)?;
+    let client = listen("client", config.listen.client).await?;
+    let peer = listen("peer", config.listen.peer).await?;
+    let admin = listen("admin", config.listen.admin).await?;
+    let boot = DiskIdentity::next_boot(&*folder.disk)?;
+    let me = Identity {
+        cluster: config.cluster.uuid,
+        region: config.node.region.clone(),
+        node: config.node.id,
+        disk: folder.identity.disk,
+        boot,
+    };
+    tracing::info!(node = %me.node, region = %me.region, disk = %me.disk, %boot, "starting");
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let ways = PeerWays::new(&config);
+
+    let on_fatal: OnFatal = Arc::new(|what| fatal(what));
+    let group = CatalogGroup::start(raft_config(&config, &me, &folder), ways.clone(), on_fatal).await?;
+    let catalog = group.handle();
+
+    // Raft and greetings are answered before there are shards: without them no cluster is founded.
+    let host_cell = Arc::new(OnceLock::new());
+    let board = Arc::new(DurableBoard::default());
+    let vetting = founding::vetting(catalog.clone());
+    let peer_server = PeerServer::new(me.clone(), host_cell.clone(), vetting.clone(), board.clone());
+    // One token ends the listeners, after what they serve has been drained.
+    let close = CancellationToken::new();
+    let peer_task = tokio::spawn(
+        Server::builder()
+            .initial_stream_window_size(4 * 1024 * 1024)
+            .initial_connection_window_size(8 * 1024 * 1024)
+            .http2_keepalive_interval(Some(Duration::from_secs(5)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .add_service(group.server().into_service())
+            .add_service(
+                PeerServiceServer::new(peer_server)
+                    .max_decoding_message_size(PEER_MESSAGE)
+                    .max_encoding_message_size(PEER_MESSAGE),
+            )
+            .serve_with_incoming_shutdown(
+                TcpListenerStream::new(peer).inspect(without_delay),
+                close.clone().cancelled_owned(),
+            ),
+    );
+    let metrics = Arc::new(Metrics::default());
+    let serving = Arc::new(RwLock::new(None));
+    let routes_of_admin = Admin {
+        serving: serving.clone(),
+        metrics: metrics.clone(),
+        catalog: catalog.clone(),
+        test_switch: config.raft.test_switch,
+    };
+    let admin_close = close.clone();
+    let admin_task = tokio::spawn(async move {
+        axum::serve(admin, routes_of_admin.router())
+            .with_graceful_shutdown(admin_close.cancelled_owned())
+            .await
+    });
+
+    let joined = tokio::select! {
+        joined = founding::join(&config, &me, &catalog, &ways, &*clock) => Some(joined),
+        () = stop.cancelled() => None,
+    };
+    let ended = match joined {
+        Some(Ok(())) => {
+            let parts = Parts {
+                config: &config,
+                me,
+                boot,
+                clock,
+                ways,
+                catalog: catalog.clone(),
+                vetting,
+                board,
+                metrics,
+                host_cell,
+                serving,
+            };
+            parts.run(&folder, client, &stop).await
+        }
+        Some(Err(error)) => Err(error.into()),
+        None => Ok(()),
+    };
+    close.cancel();
+    for (what, task) in [("peer", peer_task.abort_handle()), ("admin", admin_task.abort_handle())] {
+        tracing::debug!(what, "closing a listener");
+        task.abort();
+    }
+    group.close().await;
+    ended
+}
+
+/// Marks and acknowledgements are small, and wait for nothing.
+fn without_delay(accepted: &std::io::Result<TcpStream>) {
+    if let Ok(stream) = accepted {
+        let _ = stream.set_nodelay(true);
+    }
+}
+
+async fn listen(listener: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { listener, address, source })
+}
+
+fn raft_config(config: &NodeConfig, me: &Identity, folder: &Folder) -> RaftConfig {
+    RaftConfig {
+        heartbeat: config.raft.heartbeat.into(),
+        election_min: config.raft.election_min.into(),
+        election_max: config.raft.election_max.into(),
+        ..RaftConfig::catalog(me.node, me.disk, folder.layout.catalog.clone())
+    }
+}
+
+struct Parts<'a> {
+    config: &'a NodeConfig,
+    me: Identity,
+    boot: Boot,
+    clock: Arc<dyn Clock>,
+    ways: Arc<PeerWays>,
+    catalog: meridian_metadata::CatalogHandle,
+    vetting: meridian_mirror::Vetting,
+    board: Arc<DurableBoard>,
+    metrics: Arc<Metrics>,
+    host_cell: Arc<OnceLock<Arc<ShardHost>>>,
+    serving: Serving,
+}
+
+impl Parts<'_> {
+    /// From a founded cluster to the end.
+    async fn run(
+        self,
+        folder: &Folder,
+        client: TcpListener,
+        stop: &CancellationToken,
+    ) -> Result<(), ServeError> {
+        let (host, writer, writer_thread) = self.open_shards(folder)?;
+        let _ = self.host_cell.set(host.clone());
+        let links = self.start_links(&host)?;
+        let gateway = self.gateway(&host, &links);
+        *self.serving.write() = Some((gateway.clone(), links.clone()));
+
+        let (routes, options) =
+            routes(&gateway).await.map_err(|error| ServeError::Server(error.to_string()))?;
+        let close = CancellationToken::new();
+        let limits = &self.config.limits;
+        let window = u32::try_from(limits.connection_window_bytes.0).unwrap_or(u32::MAX);
+        let bound = self.config.memory_bound();
+        self.metrics.memory_bound_bytes.set(i64::try_from(bound.0).unwrap_or(i64::MAX));
+        tracing::info!(%bound, "memory is bounded by the configured limits");
+        let mut server = tokio::spawn(
+            Server::builder()
+                // What was sent ahead lies in memory before it is metered. No request takes all of a connection.
+                .initial_stream_window_size(window / 2)
+                .initial_connection_window_size(window)
+                .max_concurrent_streams(CLIENT_STREAMS)
+                .http2_keepalive_interval(Some(Duration::from_secs(15)))
+                .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+                .layer(MeteredLayer(gateway.clone()))
+                .add_routes(routes)
+                .serve_with_incoming_shutdown(
+                    accept(client, limits.connections),
+                    close.clone().cancelled_owned(),
+                ),
+        );
+        let flushing = tokio::spawn({
+            let host = host.clone();
+            async move { host.keep_flushing().await }
+        });
+
+        let stopped = tokio::select! {
+            () = ready(&host) => false,
+            () = stop.cancelled() => true,
+        };
+        if !stopped {
+            gateway.set_ready();
+            options.health.set_service_status("", ServingStatus::Serving).await;
+            tracing::info!(client = %self.config.listen.client, "ready");
+            tokio::select! {
+                () = stop.cancelled() => {}
+                ended = &mut server => {
+                    let why = ended.map_or_else(|e| e.to_string(), |r| format!("{r:?}"));
+                    return Err(ServeError::Server(why));
+                }
+            }
+        }
+
+        tracing::info!("draining");
+        options.health.set_service_status("", ServingStatus::NotServing).await;
+        gateway.drain();
+        close.cancel();
+        if tokio::time::timeout(DRAIN_WITHIN, &mut server).await.is_err() {
+            server.abort();
+        }
+        links.stop();
+        flushing.abort();
+        host.close().await;
+        writer.shutdown();
+        let joined = tokio::task::spawn_blocking(move || writer_thread.join()).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            tracing::warn!("the writer did not end in order");
+        }
+        *self.serving.write() = None;
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    fn open_shards(
+        &self,
+        folder: &Folder,
+    ) -> Result<(Arc<ShardHost>, WriterHandle, std::thread::JoinHandle<()>), ServeError> {
+        let limits = &self.config.limits;
+        let memory = limits.index_memory_bytes.0 as usize;
+        let rocks = RocksConfig {
+            block_cache_bytes: memory / 2,
+            memtable_bytes: memory / 2,
+            ..RocksConfig::default()
+        };
+        let index = Arc::new(Index::open(Arc::new(RocksKeyValue::open(&folder.layout.index, &rocks)?))?);
+        let (volume, recovered) = open_volume(self.config, folder, &index)?;
+        log_recovery(&recovered);
+        let reader: VolumeReader = volume.reader();
+        let (writer, thread) = VolumeWriter::spawn(
+            volume,
+            WriterConfig::default(),
+            Box::new(|error| fatal(&format!("the volume cannot be written: {error}"))),
+        )
+        .map_err(|source| ServeError::System { what: "the writer's thread", source })?;
+
+        let state = self.catalog.state();
+        let region = state.region_named(&self.me.region).cloned();
+        let region = region.ok_or_else(|| {
+            FoundingError::NotThisNode(format!("the catalog knows no region {}", self.me.region))
+        })?;
+        let shards: usize = state.regions().map(|region| usize::from(region.shards)).sum();
+        let host = ShardHost::open(
+            HostConfig {
+                me: self.me.node,
+                boot: self.boot,
+                home: region.origin(),
+                shards: region.shards,
+                tail_bytes: limits.tail_bytes.0 as usize / shards.max(1),
+                producers: 10_000,
+                flush_every: Duration::from_secs(5),
+            },
+            index,
+            reader,
+            writer.clone(),
+            self.clock.clone(),
+            Arc::new(SoleReplica(self.me.node)),
+            recovered,
+            Arc::new(|what| fatal(&what)),
+        )?;
+        Ok((Arc::new(host), writer, thread))
+    }
+
+    fn start_links(&self, host: &Arc<ShardHost>) -> Result<Arc<Links>, ServeError> {
+        let link_config = LinkConfig {
+            credit_bytes: self.config.limits.link_credit_bytes.0,
+            stall_ms: 10_000,
+            retry_ms: 1_000,
+            hosting_incarnation: u32::from(host.home().incarnation.0),
+        };
+        let links = Arc::new(Links::new(
+            self.me.clone(),
+            link_config,
+            self.ways.clone(),
+            self.clock.clone(),
+            self.vetting.clone(),
+        ));
+        let state = self.catalog.state();
+        for region in state.regions().filter(|region| region.name != self.me.region) {
+            let nodes = PeerWays::nodes_of(self.config, &region.name);
+            if nodes.is_empty() {
+                continue;
+            }
+            let shards: Vec<ShardId> =
+                (0..region.shards).map(|no| ShardId { origin: region.origin(), no: ShardNo(no) }).collect();
+            let copies: Vec<ShardHandle> =
+                shards.iter().map(|&shard| host.ensure(shard)).collect::<Result<_, _>>()?;
+            links.start(Peer { region: region.name.clone(), nodes, shards }, copies);
+        }
+        Ok(links)
+    }
+
+    fn gateway(&self, host: &Arc<ShardHost>, links: &Arc<Links>) -> Gateway {
+        let limits = &self.config.limits;
+        Gateway::new(
+            GatewayParts {
+                me: self.me.clone(),
+                catalog: self.catalog.clone(),
+                host: host.clone(),
+                links: links.clone(),
+                board: self.board.clone(),
+                clock: self.clock.clone(),
+                metrics: self.metrics.clone(),
+            },
+            GatewayConfig {
+                request_bytes: limits.publish_bytes_in_flight.0,
+                requests: limits.requests,
+                delivery_bytes: limits.delivery_bytes_in_flight.0,
+                subscribers: limits.subscribers,
+                subscriber_buffer_bytes: limits.subscriber_buffer_bytes.0 as usize,
+                slow_reader: limits.slow_reader.into(),
+            },
+        )
+    }
+}
+
+fn open_volume(
+    config: &NodeConfig,
+    folder: &Folder,
+    index: &Index,
+) -> Result<(Volume, Recovered), ServeError> {
+    let storage = &config.storage;
+    let volume_config = VolumeConfig {
+        file_bytes: storage.file_bytes.0,
+        max_round_bytes: storage.max_round_bytes.0 as usize,
+        stock: storage.stock,
+        ..VolumeConfig::default()
+    };
+    let applied: std::collections::BTreeMap<ShardId, Seq> =
+        index.shards()?.into_iter().map(|(shard, mark)| (shard, mark.seq)).collect();
+    let from = |shard: ShardId| applied.get(&shard).copied().unwrap_or(Seq::ZERO);
+    Ok(Volume::open(folder.disk.clone(), volume_config, &from)?)
+}
+
+fn log_recovery(recovered: &Recovered) {
+    let replayed: usize = recovered.shards.values().map(|shard| shard.frames.len()).sum();
+    tracing::info!(rounds = recovered.rounds, shards = recovered.shards.len(), replayed, "recovered");
+    for damage in &recovered.damage {
+        tracing::error!(?damage, "the volume is damaged here: what it held is quarantined");
+    }
+}
+
+/// Until every shard at home leads, or is known to be damaged.
+async fn ready(host: &ShardHost) {
+    for shard in host.all().into_iter().filter(|shard| shard.id.origin == host.home()) {
+        let mut watch = shard.watch();
+        // An error means that the task has ended: the node is stopping.
+        let _ = watch.wait_for(|progress| progress.ready || progress.damaged).await;
+    }
+}

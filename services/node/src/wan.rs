@@ -1,0 +1,153 @@
+//! A simulated wide area network for worlds on one machine: what peers dial through.
+//!
+//! Flows in: the bytes of a TCP connection to another region's node. Flows out: the same bytes, in the same order, half a
+//! round trip later in each direction. Must never lose, reorder or merge connections' bytes, nor hold more than
+//! [`WINDOW_BYTES`] a direction: beyond that it pushes back, as a full pipe does. Only the dialing side delays, so each
+//! connection has its round trip once.
+
+mod delay;
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use meridian_types::RegionName;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::config::NodeConfig;
+
+pub use delay::{WINDOW_BYTES, delayed};
+
+/// Dials peers; hand it to `tonic::transport::Endpoint::connect_with_connector`.
+#[derive(Clone, Debug)]
+pub struct WanConnector {
+    round_trip: Duration,
+}
+
+impl WanConnector {
+    /// For dialing from this node to nodes of `region`. Where no WAN is simulated it is plain TCP.
+    pub fn to_region(config: &NodeConfig, region: &RegionName) -> Self {
+        Self::new(config.wan.round_trip(&config.node.region, region))
+    }
+
+    /// With the given round trip.
+    pub const fn new(round_trip: Duration) -> Self {
+        Self { round_trip }
+    }
+
+    /// The round trip that is simulated; zero: none is.
+    pub const fn round_trip(&self) -> Duration {
+        self.round_trip
+    }
+
+    /// Dials `host:port`. Over a simulated WAN the handshake takes a round trip too.
+    ///
+    /// # Errors
+    /// What TCP says.
+    pub async fn connect(&self, authority: &str) -> io::Result<WanStream> {
+        let tcp = TcpStream::connect(authority).await;
+        if !self.round_trip.is_zero() {
+            // A refusal travels as far as an acceptance does.
+            tokio::time::sleep(self.round_trip).await;
+        }
+        let tcp = tcp?;
+        tcp.set_nodelay(true)?;
+        Ok(if self.round_trip.is_zero() {
+            WanStream::Near(tcp)
+        } else {
+            WanStream::Far(delayed(tcp, self.round_trip / 2))
+        })
+    }
+}
+
+impl tower::Service<Uri> for WanConnector {
+    type Response = TokioIo<WanStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connector = self.clone();
+        Box::pin(async move {
+            let authority = match (uri.host(), uri.port_u16()) {
+                (Some(host), Some(port)) => format!("{host}:{port}"),
+                _ => {
+                    let message = format!("{uri} is not of the form http://host:port");
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+                }
+            };
+            connector.connect(&authority).await.map(TokioIo::new)
+        })
+    }
+}
+
+/// A connection to a peer.
+#[derive(Debug)]
+pub enum WanStream {
+    /// Plain TCP.
+    Near(TcpStream),
+    /// TCP behind a simulated distance.
+    Far(DuplexStream),
+}
+
+/// Calls a method on whichever stream it is.
+macro_rules! either {
+    ($self:expr, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            WanStream::Near($stream) => {
+                let $stream = Pin::new($stream);
+                $call
+            }
+            WanStream::Far($stream) => {
+                let $stream = Pin::new($stream);
+                $call
+            }
+        }
+    };
+}
+
+impl AsyncRead for WanStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for WanStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self, stream => stream.poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(self, stream => stream.poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Near(stream) => stream.is_write_vectored(),
+            Self::Far(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests;

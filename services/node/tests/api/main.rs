@@ -1,0 +1,9 @@
+//! The client interface of a real node, as a client meets it: one region, one node, in this process.
+
+mod drain;
+mod publish;
+mod refusals;
+mod services;
+mod streams;
+mod subscribe;
+mod support;

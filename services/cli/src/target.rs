@@ -1,0 +1,111 @@
+//! Whom a command talks to: `--cluster FILE --region NAME`, or `--endpoint URL`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use meridian_sdk::{Client, ClientOptions};
+use meridian_types::TenantName;
+
+use crate::cluster_file::ClusterFile;
+use crate::exit::Failure;
+
+/// Where the nodes are.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Target {
+    /// The cluster.json that `meridian dev` wrote.
+    #[arg(long, value_name = "FILE", conflicts_with = "endpoint", required_unless_present = "endpoint")]
+    cluster: Option<PathBuf>,
+    /// The region of the cluster to talk to.
+    #[arg(long, value_name = "NAME", conflicts_with = "endpoint")]
+    region: Option<String>,
+    /// A node to talk to, http://HOST:PORT; again for more nodes of the same region.
+    #[arg(long, value_name = "URL")]
+    endpoint: Vec<String>,
+    /// Whose streams are meant.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    tenant: TenantName,
+}
+
+/// A region to talk to.
+pub struct Region {
+    /// Its name.
+    pub name: String,
+    /// A client of its nodes.
+    pub client: Client,
+}
+
+impl Target {
+    fn client(&self, endpoints: Vec<String>, retry_for: Duration) -> Result<Client, Failure> {
+        let options = ClientOptions { tenant: self.tenant.clone(), retry_for, ..ClientOptions::default() };
+        Ok(Client::connect(endpoints, options)?)
+    }
+
+    /// The one region that events go to or come from.
+    pub fn region(&self, retry_for: Duration) -> Result<Client, Failure> {
+        let Some(path) = &self.cluster else { return self.client(self.endpoint.clone(), retry_for) };
+        let file = ClusterFile::read(path)?;
+        let endpoints = match &self.region {
+            Some(name) => named(&file, name)?,
+            None => match &file.regions[..] {
+                [only] => only.endpoints(),
+                _ => {
+                    let names = file.names();
+                    return Err(Failure::input(format!("which region? add --region, one of: {names}")));
+                }
+            },
+        };
+        self.client(endpoints, retry_for)
+    }
+
+    /// Any region, for what is the same in all: the one that was named, or all nodes of all.
+    pub fn any(&self, retry_for: Duration) -> Result<Client, Failure> {
+        match (&self.cluster, &self.region) {
+            (Some(path), None) => {
+                let file = ClusterFile::read(path)?;
+                let all = file.regions.iter().flat_map(|region| region.endpoints()).collect();
+                self.client(all, retry_for)
+            }
+            _ => self.region(retry_for),
+        }
+    }
+
+    /// Every region: of the file, or as the node behind the endpoint knows them.
+    pub async fn all(&self, retry_for: Duration) -> Result<Vec<Region>, Failure> {
+        let regions: Vec<(String, Vec<String>)> = match &self.cluster {
+            Some(path) => {
+                let file = ClusterFile::read(path)?;
+                if let Some(name) = &self.region {
+                    named(&file, name)?;
+                }
+                file.regions.iter().map(|region| (region.name.clone(), region.endpoints())).collect()
+            }
+            None => {
+                let asked = self.client(self.endpoint.clone(), retry_for)?;
+                let topology = asked.admin().topology().await?;
+                let mut nodes: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+                for node in &topology.nodes {
+                    nodes.entry(&node.region).or_default().push(node.endpoint.clone());
+                }
+                let order = topology.regions.iter().map(|region| {
+                    (region.name.clone(), nodes.get(region.name.as_str()).cloned().unwrap_or_default())
+                });
+                order.collect()
+            }
+        };
+        if let Some((name, _)) = regions.iter().find(|(_, endpoints)| endpoints.is_empty()) {
+            return Err(Failure::input(format!("no node of region {name} is known; use --cluster")));
+        }
+        regions
+            .into_iter()
+            .map(|(name, endpoints)| Ok(Region { name, client: self.client(endpoints, retry_for)? }))
+            .collect()
+    }
+}
+
+fn named(file: &ClusterFile, name: &str) -> Result<Vec<String>, Failure> {
+    let region = file.regions.iter().find(|region| region.name == name);
+    region.map(|region| region.endpoints()).ok_or_else(|| {
+        Failure::input(format!("there is no region {name:?} in this cluster; there are: {}", file.names()))
+    })
+}

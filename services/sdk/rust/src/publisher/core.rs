@@ -1,0 +1,451 @@
+//! The publisher's rules, without I/O: events, answers, connections and time come in; requests and outcomes go out.
+//!
+//! Laws: a batch's bytes and number never change once it has them; within a partition batches are sent in order, and
+//! sent again in order; an event fails only if none before it in its partition is still open, and with it fails all
+//! that was taken for that partition before the failure; a session is used once per partition.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use meridian_batch::{Codec, Event, Sequence};
+use meridian_types::{Hlc, Lane, Offset, ProducerEpoch, ProducerId, partition_for_key};
+use meridian_wire::v1::publish_batches_response::Result as Answer;
+use meridian_wire::v1::{
+    Durability, PublishBatchesRequest, PublishBatchesResponse, PublishedBatch, StreamRef,
+};
+use meridian_wire::{ApiError, Reason, v1};
+use rand::rngs::StdRng;
+
+use super::error::{PublishError, Stored};
+use super::partition::{Dropped, Partition, Session, State, stored_after};
+use crate::backoff::{jitter, step};
+use crate::fault::{self, Fault};
+
+/// What the core needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) stream: StreamRef,
+    pub(crate) partitions: u32,
+    pub(crate) codec: Codec,
+    pub(crate) batch_bytes: usize,
+    pub(crate) progress_timeout: Duration,
+    pub(crate) answer_timeout: Duration,
+    pub(crate) session_idle: Duration,
+    pub(crate) min_backoff: Duration,
+    pub(crate) max_backoff: Duration,
+}
+
+/// Where a batch is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) lane: Lane,
+    pub(crate) first: Offset,
+    pub(crate) hlc: Hlc,
+    pub(crate) regions: Arc<[String]>,
+    pub(crate) duplicate: bool,
+}
+
+/// What became of a batch: its waiters are in the order of its events.
+#[derive(Debug)]
+pub(crate) struct Outcome<W> {
+    pub(crate) waiters: Vec<W>,
+    pub(crate) result: Result<Place, PublishError>,
+}
+
+/// A request under way on the current connection.
+struct Attempt {
+    partition: usize,
+    sequence: Sequence,
+}
+
+pub(crate) struct Core<W> {
+    settings: Settings,
+    partitions: Vec<Partition<W>>,
+    /// Where events without a key go until the batch is closed.
+    sticky: usize,
+    /// Where the search for the next batch begins, so that no partition starves.
+    scan: usize,
+    session: Option<Session>,
+    generation: u64,
+    connected: bool,
+    attempts: HashMap<u64, Attempt>,
+    next_request: u64,
+    /// When the last answer came, or the first request after none was open was sent.
+    answered: Instant,
+    /// Events without an outcome.
+    open: u64,
+    /// When the last acknowledgement came, or the first event after none was open.
+    progress: Instant,
+    trouble: Option<String>,
+    failed: Option<PublishError>,
+    outcomes: VecDeque<Outcome<W>>,
+    rng: StdRng,
+}
+
+impl<W> Core<W> {
+    pub(crate) fn new(settings: Settings, now: Instant, rng: StdRng) -> Self {
+        let partitions = (0..settings.partitions)
+            .map(|_| Partition::new(settings.codec, settings.batch_bytes, now))
+            .collect();
+        Self {
+            settings,
+            partitions,
+            sticky: 0,
+            scan: 0,
+            session: None,
+            generation: 0,
+            connected: false,
+            attempts: HashMap::new(),
+            next_request: 1,
+            answered: now,
+            open: 0,
+            progress: now,
+            trouble: None,
+            failed: None,
+            outcomes: VecDeque::new(),
+            rng,
+        }
+    }
+
+    // ---- events in
+
+    /// Takes an event. The order of calls is the order in its partition.
+    pub(crate) fn push(
+        &mut self,
+        now: Instant,
+        event: &Event,
+        partition: Option<meridian_types::Partition>,
+        waiter: W,
+    ) -> Result<(), PublishError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let count = self.settings.partitions;
+        let index = match (partition, &event.key) {
+            (Some(partition), _) if partition.0 >= count => {
+                return Err(PublishError::NoSuchPartition { partition, partitions: count });
+            }
+            (Some(partition), _) => partition.0 as usize,
+            (None, Some(key)) => partition_for_key(key, count).0 as usize,
+            (None, None) => {
+                if self.partitions[self.sticky].would_overflow(event) {
+                    self.close(self.sticky);
+                }
+                self.sticky
+            }
+        };
+        let partition = &mut self.partitions[index];
+        if !partition.has_work() {
+            partition.expire_session(now, self.settings.session_idle);
+        }
+        partition.push(event, waiter).map_err(PublishError::Event)?;
+        if self.open == 0 {
+            self.progress = now;
+        }
+        self.open += 1;
+        Ok(())
+    }
+
+    fn close(&mut self, index: usize) {
+        self.partitions[index].close();
+        if self.sticky == index {
+            self.sticky = (index + 1) % self.partitions.len();
+        }
+    }
+
+    // ---- the session
+
+    /// Whether something can only be sent with a new session.
+    pub(crate) fn wants_session(&self) -> bool {
+        self.failed.is_none() && self.partitions.iter().any(|p| p.wants_session(self.session.as_ref()))
+    }
+
+    pub(crate) fn on_session(&mut self, id: ProducerId, epoch: ProducerEpoch) {
+        self.generation += 1;
+        self.session = Some(Session { id, epoch, generation: self.generation });
+    }
+
+    // ---- requests out
+
+    /// Whether a connection is of use now.
+    pub(crate) fn wants_connection(&self, now: Instant) -> bool {
+        self.failed.is_none() && self.partitions.iter().any(|p| p.is_ready(now, self.session.as_ref()))
+    }
+
+    /// Whether [`Core::next_request`] has something.
+    pub(crate) fn can_send(&self, now: Instant) -> bool {
+        self.connected && self.wants_connection(now)
+    }
+
+    pub(crate) fn next_request(&mut self, now: Instant) -> Option<PublishBatchesRequest> {
+        if !self.connected || self.failed.is_some() {
+            return None;
+        }
+        let count = self.partitions.len();
+        for step in 0..count {
+            let index = (self.scan + step) % count;
+            match self.partitions[index].next_to_send(now, self.session.as_ref()) {
+                Ok(None) => {}
+                Ok(Some(batch)) => {
+                    self.scan = (index + 1) % count;
+                    if index == self.sticky {
+                        self.sticky = (index + 1) % count;
+                    }
+                    if self.attempts.is_empty() {
+                        self.answered = now;
+                    }
+                    let request_id = self.next_request;
+                    self.next_request += 1;
+                    self.attempts.insert(request_id, Attempt { partition: index, sequence: batch.sequence });
+                    return Some(PublishBatchesRequest {
+                        request_id,
+                        stream: Some(self.settings.stream.clone()),
+                        partition: index as u32,
+                        batch: batch.bytes,
+                        durability: Some(Durability {
+                            level: v1::durability::Level::Region.into(),
+                            regions: 0,
+                        }),
+                        deadline_ms: 0,
+                    });
+                }
+                Err((error, waiters)) => {
+                    // A codec without memory. What is before this batch is still open; nothing good comes of going on.
+                    self.resolve(waiters, Err(PublishError::Event(error.clone())));
+                    self.fail_all(now, PublishError::Event(error));
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    // ---- the connection
+
+    pub(crate) fn on_connected(&mut self, now: Instant) {
+        self.connected = true;
+        self.answered = now;
+    }
+
+    pub(crate) fn on_disconnected(&mut self, trouble: Option<String>) {
+        self.connected = false;
+        self.attempts.clear();
+        for partition in &mut self.partitions {
+            partition.disconnected();
+        }
+        if trouble.is_some() {
+            self.trouble = trouble;
+        }
+    }
+
+    /// Something does not work, and is tried again.
+    pub(crate) fn on_trouble(&mut self, trouble: String) {
+        self.trouble = Some(trouble);
+    }
+
+    /// Whether what was sent is unanswered for so long that another connection is worth a try.
+    pub(crate) fn is_silent(&self, now: Instant) -> bool {
+        !self.attempts.is_empty()
+            && now.saturating_duration_since(self.answered) >= self.settings.answer_timeout
+    }
+
+    pub(crate) fn on_answer(&mut self, now: Instant, response: PublishBatchesResponse) {
+        self.answered = now;
+        // An answer to a batch that failed meanwhile: it frees its place, and says nothing more.
+        let Some(Attempt { partition: index, sequence }) = self.attempts.remove(&response.request_id) else {
+            return self.fail_all(
+                now,
+                PublishError::Protocol(format!("request {} was never sent", response.request_id)),
+            );
+        };
+        let partition = &mut self.partitions[index];
+        partition.outstanding = partition.outstanding.saturating_sub(1);
+        let Some(batch) = partition.window.iter_mut().find(|batch| batch.sequence == sequence) else {
+            return;
+        };
+        let State::Sent { alone } = batch.state else { return };
+        let events = batch.events;
+        let error = match response.result {
+            Some(Answer::Published(published)) => match place(&published, index, events) {
+                Ok(place) => {
+                    let waiters = partition.done(sequence);
+                    self.progress = now;
+                    self.trouble = None;
+                    self.resolve(waiters, Ok(place));
+                    return self.fail_refused(now, index);
+                }
+                Err(text) => return self.fail_all(now, PublishError::Protocol(text)),
+            },
+            Some(Answer::Error(error)) => error,
+            None => {
+                return self.fail_all(now, PublishError::Protocol("an answer without a result".to_owned()));
+            }
+        };
+        batch.state = State::Unsent;
+        let error = match fault::of_message(&error) {
+            Fault::Retry { after, text } => {
+                let wait = step(self.settings.min_backoff, self.settings.max_backoff, partition.refusals);
+                partition.refusals = partition.refusals.saturating_add(1);
+                let wait = jitter(wait, &mut self.rng).max(after.unwrap_or_default());
+                partition.rewind(now + wait);
+                self.trouble = Some(text);
+                return;
+            }
+            // The batch before it was refused, and will be sent first. Where that one begins the session, the server does
+            // not know the session yet.
+            Fault::Refused(error) if !alone && is_of_sequence(error.reason) => {
+                return partition.rewind(now);
+            }
+            Fault::Refused(error) => error,
+            Fault::Foreign { code, message } => {
+                ApiError::new(Reason::Internal, format!("{code:?}: {message}"))
+            }
+        };
+        if error.reason == Reason::ProducerFenced {
+            return self.fail_all(now, PublishError::ProducerFenced { message: error.message });
+        }
+        batch.refusal = Some(refusal(index, batch.tries, error));
+        self.fail_refused(now, index);
+    }
+
+    /// Fails the partition's oldest open batch if the server refused it, and with it all that was taken after it.
+    fn fail_refused(&mut self, now: Instant, index: usize) {
+        let oldest = self.partitions[index].window.front_mut();
+        let Some(error) = oldest.and_then(|batch| batch.refusal.take()) else { return };
+        let earlier = Arc::new(error.clone());
+        let mut first = Some(error);
+        for Dropped { waiters, tries } in self.partitions[index].drop_all(now) {
+            let error = first.take().unwrap_or_else(|| PublishError::Abandoned {
+                earlier: Arc::clone(&earlier),
+                // The server takes no sequence past one that it refused.
+                stored: if earlier.stored() == Stored::No { Stored::No } else { stored_after(tries) },
+            });
+            self.resolve(waiters, Err(error));
+        }
+    }
+
+    // ---- time
+
+    /// When [`Core::on_time`] has something to do if nothing else happens.
+    pub(crate) fn wakes_at(&self) -> Option<Instant> {
+        if self.failed.is_some() {
+            return None;
+        }
+        let progress = (self.open > 0).then(|| self.progress + self.settings.progress_timeout);
+        let answer = (!self.attempts.is_empty()).then(|| self.answered + self.settings.answer_timeout);
+        let pauses = self.partitions.iter().filter_map(Partition::wakes_at).min();
+        [progress, answer, pauses].into_iter().flatten().min()
+    }
+
+    pub(crate) fn on_time(&mut self, now: Instant) {
+        for partition in &mut self.partitions {
+            partition.on_time(now);
+        }
+        let waited = now.saturating_duration_since(self.progress);
+        if self.failed.is_some() || self.open == 0 || waited < self.settings.progress_timeout {
+            return;
+        }
+        let sent = self
+            .partitions
+            .iter()
+            .flat_map(|partition| &partition.window)
+            .filter(|batch| batch.tries > 0 && batch.state != State::Done)
+            .map(|batch| u64::from(batch.events))
+            .sum();
+        let last = self.trouble.clone().unwrap_or_else(|| "no answer".to_owned());
+        let error = PublishError::Stalled { waited, events: self.open, sent, last, stored: Stored::Unknown };
+        self.fail_all(now, error);
+    }
+
+    // ---- outcomes out
+
+    /// Ends the publisher: everything open fails, and all that comes.
+    pub(crate) fn fail_all(&mut self, now: Instant, error: PublishError) {
+        if self.failed.is_some() {
+            return;
+        }
+        let earlier = Arc::new(error.clone());
+        for index in 0..self.partitions.len() {
+            for Dropped { waiters, tries } in self.partitions[index].drop_all(now) {
+                let error = match error.clone() {
+                    PublishError::Stalled { waited, events, sent, last, .. } => {
+                        PublishError::Stalled { waited, events, sent, last, stored: stored_after(tries) }
+                    }
+                    error if error.stored() == Stored::No && tries > 0 => {
+                        PublishError::Abandoned { earlier: Arc::clone(&earlier), stored: Stored::Unknown }
+                    }
+                    error => error,
+                };
+                self.resolve(waiters, Err(error));
+            }
+        }
+        self.attempts.clear();
+        self.failed = Some(error);
+    }
+
+    fn resolve(&mut self, waiters: Vec<W>, result: Result<Place, PublishError>) {
+        self.open = self.open.saturating_sub(waiters.len() as u64);
+        if !waiters.is_empty() {
+            self.outcomes.push_back(Outcome { waiters, result });
+        }
+    }
+
+    pub(crate) fn take_outcomes(&mut self) -> VecDeque<Outcome<W>> {
+        std::mem::take(&mut self.outcomes)
+    }
+
+    /// Events that were taken and have no outcome yet.
+    pub(crate) fn open(&self) -> u64 {
+        self.open
+    }
+
+    /// Why nothing is taken any more.
+    pub(crate) fn failed(&self) -> Option<&PublishError> {
+        self.failed.as_ref()
+    }
+
+    /// What stands in the way just now.
+    pub(crate) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+}
+
+/// Whether a batch can be refused so for no fault but that of the one before it.
+const fn is_of_sequence(reason: Reason) -> bool {
+    matches!(reason, Reason::OutOfSequence | Reason::ProducerExpired)
+}
+
+/// What a refusal means for the batch, which was sent `tries` times.
+fn refusal(index: usize, tries: u32, error: ApiError) -> PublishError {
+    let partition = meridian_types::Partition(index as u32);
+    // A batch that was sent once is in the log only if that try is; the answer says that it is not.
+    let stored = if tries <= 1 { Stored::No } else { Stored::Unknown };
+    let message = error.message.clone();
+    match error.reason {
+        Reason::ProducerExpired => PublishError::ProducerExpired { partition, message, stored },
+        Reason::OutOfSequence => PublishError::OutOfSequence { partition, message, stored },
+        Reason::Internal | Reason::Damaged => PublishError::Refused { error, stored: Stored::Unknown },
+        _ => PublishError::Refused { error, stored },
+    }
+}
+
+/// Checks an acknowledgement.
+fn place(published: &PublishedBatch, partition: usize, events: u32) -> Result<Place, String> {
+    let first = published.first.as_ref().ok_or("an acknowledgement without a position")?;
+    let lane = first.lane.as_ref().ok_or("an acknowledgement without a lane")?;
+    let lane = Lane::try_from(lane).map_err(|error| error.to_string())?;
+    if lane.partition.0 as usize != partition {
+        return Err(format!("a batch of partition {partition} was acknowledged in {}", lane.partition));
+    }
+    if published.events != events {
+        return Err(format!("a batch of {events} events was acknowledged as {}", published.events));
+    }
+    Ok(Place {
+        lane,
+        first: Offset(first.offset),
+        hlc: Hlc(first.hlc),
+        regions: first.regions.clone().into(),
+        duplicate: published.duplicate,
+    })
+}

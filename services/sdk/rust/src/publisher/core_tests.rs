@@ -1,0 +1,529 @@
+//! The publisher's laws against a server that keeps sequences as Kafka does, step by step and over seeds.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use meridian_batch::{Codec, Event, Limits, decode};
+use meridian_types::{ProducerEpoch, ProducerId, Timestamp};
+use meridian_wire::v1::publish_batches_response::Result as Answer;
+use meridian_wire::v1::{self, PublishBatchesRequest, PublishBatchesResponse};
+use meridian_wire::{ApiError, Reason};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use super::core::{Core, Outcome, Settings};
+use super::error::{PublishError, Stored};
+
+fn settings(partitions: u32, batch_bytes: usize) -> Settings {
+    Settings {
+        stream: v1::StreamRef { tenant: "default".into(), stream: "s".into() },
+        partitions,
+        codec: Codec::None,
+        batch_bytes,
+        progress_timeout: Duration::from_secs(120),
+        answer_timeout: Duration::from_secs(40),
+        session_idle: Duration::from_secs(1800),
+        min_backoff: Duration::from_millis(50),
+        max_backoff: Duration::from_secs(2),
+    }
+}
+
+/// A core with a clock of its own; waiters are the numbers of events.
+struct Bench {
+    core: Core<u64>,
+    now: Instant,
+    next: u64,
+    sessions: i64,
+}
+
+impl Bench {
+    fn new(partitions: u32, batch_bytes: usize) -> Self {
+        let now = Instant::now();
+        let core = Core::new(settings(partitions, batch_bytes), now, StdRng::seed_from_u64(1));
+        Self { core, now, next: 0, sessions: 0 }
+    }
+
+    /// Connected, with a session. Every event is a batch of its own.
+    fn ready() -> Self {
+        let mut bench = Self::new(1, 1);
+        bench.session();
+        bench.core.on_connected(bench.now);
+        bench
+    }
+
+    fn session(&mut self) {
+        self.core.on_session(ProducerId(self.sessions), ProducerEpoch(0));
+        self.sessions += 1;
+    }
+
+    fn push(&mut self) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        let value = Some(Bytes::copy_from_slice(&number.to_be_bytes()));
+        let event = Event { value, timestamp: Timestamp(1), ..Event::default() };
+        self.core.push(self.now, &event, None, number).unwrap();
+        number
+    }
+
+    fn send(&mut self) -> Vec<PublishBatchesRequest> {
+        std::iter::from_fn(|| self.core.next_request(self.now)).collect()
+    }
+
+    fn ok(&mut self, request: &PublishBatchesRequest, offset: u64) {
+        let response = published(request, offset, false);
+        self.core.on_answer(self.now, response);
+    }
+
+    fn refuse(&mut self, request: &PublishBatchesRequest, reason: Reason) {
+        let error = Answer::Error(ApiError::new(reason, "because").into());
+        let response = PublishBatchesResponse { request_id: request.request_id, result: Some(error) };
+        self.core.on_answer(self.now, response);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.core.on_time(self.now);
+    }
+
+    /// (event, its error) in the order in which they were decided.
+    fn outcomes(&mut self) -> Vec<(u64, Option<PublishError>)> {
+        let outcomes = self.core.take_outcomes();
+        let flat = |outcome: Outcome<u64>| {
+            let error = outcome.result.err();
+            outcome.waiters.into_iter().map(move |waiter| (waiter, error.clone())).collect::<Vec<_>>()
+        };
+        outcomes.into_iter().flat_map(flat).collect()
+    }
+
+    fn acked(&mut self) -> Vec<u64> {
+        self.outcomes().into_iter().filter(|(_, error)| error.is_none()).map(|(event, _)| event).collect()
+    }
+}
+
+/// (producer, sequence, events' numbers) of a request.
+fn content(request: &PublishBatchesRequest) -> (i64, i32, Vec<u64>) {
+    let records = decode(request.batch.clone(), &Limits::DEFAULT).unwrap();
+    let producer = records.info().producer.unwrap();
+    let numbers = records
+        .map(|record| u64::from_be_bytes(record.event.value.unwrap().as_ref().try_into().unwrap()))
+        .collect();
+    (producer.id.0, producer.sequence.get(), numbers)
+}
+
+fn published(request: &PublishBatchesRequest, offset: u64, duplicate: bool) -> PublishBatchesResponse {
+    let lane = v1::Lane {
+        stream_id: 1,
+        partition: request.partition,
+        origin: Some(v1::Origin { region: 1, incarnation: 1 }),
+    };
+    let first = v1::Position { lane: Some(lane), offset, hlc: 1, regions: vec!["us".into()] };
+    let events = content(request).2.len() as u32;
+    let published = v1::PublishedBatch { first: Some(first), events, duplicate };
+    PublishBatchesResponse { request_id: request.request_id, result: Some(Answer::Published(published)) }
+}
+
+#[test]
+fn sends_at_once_while_a_slot_is_free_and_batches_the_rest() {
+    let mut bench = Bench::new(1, 64 * 1024);
+    bench.session();
+    bench.core.on_connected(bench.now);
+    for _ in 0..5 {
+        bench.push();
+        assert_eq!(bench.send().len(), 1);
+    }
+    for _ in 0..7 {
+        bench.push();
+    }
+    assert!(bench.send().is_empty(), "five batches are in flight");
+    let first = PublishBatchesRequest { request_id: 1, ..PublishBatchesRequest::default() };
+    // The answer to the first frees a slot, and all that waited goes as one batch.
+    let mut response = published_of_one(&first);
+    response.request_id = 1;
+    bench.core.on_answer(bench.now, response);
+    let next = bench.send();
+    assert_eq!(next.len(), 1);
+    assert_eq!(content(&next[0]), (0, 5, vec![5, 6, 7, 8, 9, 10, 11]));
+}
+
+fn published_of_one(request: &PublishBatchesRequest) -> PublishBatchesResponse {
+    let lane =
+        v1::Lane { stream_id: 1, partition: 0, origin: Some(v1::Origin { region: 1, incarnation: 1 }) };
+    let first = v1::Position { lane: Some(lane), offset: 0, hlc: 1, regions: vec![] };
+    let published = v1::PublishedBatch { first: Some(first), events: 1, duplicate: false };
+    PublishBatchesResponse { request_id: request.request_id, result: Some(Answer::Published(published)) }
+}
+
+#[test]
+fn a_batch_closes_at_its_size_and_keyless_events_go_round() {
+    let mut bench = Bench::new(3, 200);
+    bench.session();
+    bench.core.on_connected(bench.now);
+    for _ in 0..30 {
+        bench.push();
+    }
+    let requests = bench.send();
+    assert!(requests.iter().all(|request| request.batch.len() <= 200));
+    let mut seen: Vec<u32> = requests.iter().map(|request| request.partition).collect();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen, [0, 1, 2]);
+    let mut all: Vec<u64> = requests.iter().flat_map(|request| content(request).2).collect();
+    all.sort_unstable();
+    assert_eq!(all, (0..30).collect::<Vec<_>>());
+}
+
+#[test]
+fn after_a_broken_connection_the_same_bytes_are_sent_again_in_order() {
+    let mut bench = Bench::ready();
+    (0..3).for_each(|_| _ = bench.push());
+    let before = bench.send();
+    bench.core.on_disconnected(None);
+    bench.push();
+    assert!(bench.send().is_empty(), "nobody to send to");
+    bench.core.on_connected(bench.now);
+    let after = bench.send();
+    assert_eq!(after.len(), 4);
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!(before.batch, after.batch);
+        assert_ne!(before.request_id, after.request_id);
+    }
+    for (offset, request) in after.iter().enumerate() {
+        bench.ok(request, offset as u64);
+    }
+    assert_eq!(bench.acked(), [0, 1, 2, 3]);
+}
+
+#[test]
+fn the_window_spans_five_from_the_oldest_without_an_answer() {
+    let mut bench = Bench::ready();
+    (0..10).for_each(|_| _ = bench.push());
+    let first = bench.send();
+    assert_eq!(first.len(), 5);
+    // All but the oldest are answered: were five more sent, the server would forget the oldest.
+    for (offset, request) in first.iter().enumerate().skip(1) {
+        bench.ok(request, offset as u64);
+    }
+    assert!(bench.send().is_empty());
+    bench.ok(&first[0], 0);
+    assert_eq!(bench.send().len(), 5);
+}
+
+#[test]
+fn a_refusal_that_passes_rewinds_to_it_and_what_came_after() {
+    let mut bench = Bench::ready();
+    (0..3).for_each(|_| _ = bench.push());
+    let requests = bench.send();
+    bench.refuse(&requests[0], Reason::Overloaded);
+    bench.pass(Duration::from_secs(3));
+    assert!(bench.send().is_empty(), "two answers are still to come");
+    bench.refuse(&requests[1], Reason::OutOfSequence);
+    bench.refuse(&requests[2], Reason::OutOfSequence);
+    bench.pass(Duration::from_secs(3));
+    let again = bench.send();
+    assert_eq!(again.iter().map(|r| content(r).1).collect::<Vec<_>>(), [0, 1, 2]);
+    again.iter().enumerate().for_each(|(offset, request)| bench.ok(request, offset as u64));
+    assert_eq!(bench.acked(), [0, 1, 2]);
+}
+
+#[test]
+fn a_session_whose_first_batch_was_refused_for_now_has_not_expired() {
+    let mut bench = Bench::ready();
+    (0..2).for_each(|_| _ = bench.push());
+    let requests = bench.send();
+    bench.refuse(&requests[0], Reason::Overloaded);
+    // The server has never heard of the producer, and sees a sequence that is not 0.
+    bench.refuse(&requests[1], Reason::ProducerExpired);
+    bench.pass(Duration::from_secs(3));
+    let again = bench.send();
+    again.iter().enumerate().for_each(|(offset, request)| bench.ok(request, offset as u64));
+    assert_eq!(bench.acked(), [0, 1]);
+}
+
+#[test]
+fn a_server_that_says_when_is_not_asked_before() {
+    let mut bench = Bench::ready();
+    bench.push();
+    let request = bench.send().remove(0);
+    let error = ApiError::new(Reason::Overloaded, "later").retry_after(Duration::from_secs(9));
+    let result = Some(Answer::Error(error.into()));
+    bench.core.on_answer(bench.now, PublishBatchesResponse { request_id: request.request_id, result });
+    bench.pass(Duration::from_millis(8900));
+    assert!(bench.send().is_empty());
+    assert!(bench.core.wakes_at().is_some_and(|at| at > bench.now));
+    bench.pass(Duration::from_millis(200));
+    assert_eq!(bench.send().len(), 1);
+}
+
+#[test]
+fn a_batch_that_fails_takes_all_that_came_after_it_with_it_and_none_before() {
+    let mut bench = Bench::ready();
+    (0..7).for_each(|_| _ = bench.push());
+    let requests = bench.send();
+    // The second is refused before the first is answered: nothing is decided yet.
+    bench.refuse(&requests[1], Reason::BadBatch);
+    assert!(bench.outcomes().is_empty());
+    bench.refuse(&requests[2], Reason::OutOfSequence);
+    bench.ok(&requests[0], 0);
+    let outcomes = bench.outcomes();
+    assert_eq!(outcomes[0], (0, None));
+    assert!(matches!(&outcomes[1], (1, Some(PublishError::Refused { stored: Stored::No, .. }))));
+    assert_eq!(outcomes.len(), 7);
+    for (event, outcome) in outcomes.iter().enumerate().skip(2) {
+        let (number, Some(PublishError::Abandoned { stored: Stored::No, .. })) = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!(*number, event as u64);
+    }
+    // What is sent from now on belongs to a new session, once the old answers are in.
+    bench.push();
+    assert!(bench.core.wants_session());
+    bench.session();
+    assert!(bench.send().is_empty(), "batches 4 and 5 are still out");
+    bench.refuse(&requests[3], Reason::OutOfSequence);
+    bench.refuse(&requests[4], Reason::OutOfSequence);
+    bench.pass(Duration::ZERO);
+    let next = bench.send();
+    assert_eq!(content(&next[0]), (1, 0, vec![7]));
+}
+
+#[test]
+fn an_expired_session_says_whether_the_batch_may_be_stored() {
+    for (broken, stored) in [(false, Stored::No), (true, Stored::Unknown)] {
+        let mut bench = Bench::ready();
+        bench.push();
+        let mut request = bench.send().remove(0);
+        if broken {
+            bench.core.on_disconnected(None);
+            bench.core.on_connected(bench.now);
+            request = bench.send().remove(0);
+        }
+        bench.refuse(&request, Reason::ProducerExpired);
+        let outcomes = bench.outcomes();
+        assert!(
+            matches!(&outcomes[0].1, Some(PublishError::ProducerExpired { stored: s, .. }) if *s == stored),
+            "{outcomes:?}"
+        );
+    }
+}
+
+#[test]
+fn a_sequence_that_is_wrong_for_the_oldest_is_no_passing_trouble() {
+    let mut bench = Bench::ready();
+    bench.push();
+    let request = bench.send().remove(0);
+    bench.refuse(&request, Reason::OutOfSequence);
+    assert!(matches!(bench.outcomes()[0].1, Some(PublishError::OutOfSequence { .. })));
+}
+
+#[test]
+fn a_fenced_producer_ends() {
+    let mut bench = Bench::ready();
+    bench.push();
+    bench.push();
+    let requests = bench.send();
+    bench.refuse(&requests[0], Reason::ProducerFenced);
+    let outcomes = bench.outcomes();
+    assert_eq!(outcomes.len(), 2);
+    assert!(matches!(outcomes[1].1, Some(PublishError::ProducerFenced { .. })));
+    let event = Event { value: Some(Bytes::new()), timestamp: Timestamp(1), ..Event::default() };
+    let refused = bench.core.push(bench.now, &event, None, 9);
+    assert!(matches!(refused, Err(PublishError::ProducerFenced { .. })));
+}
+
+#[test]
+fn time_without_progress_ends_it_and_tells_what_is_open() {
+    let mut bench = Bench::ready();
+    bench.pass(Duration::from_secs(500));
+    (0..7).for_each(|_| _ = bench.push());
+    let requests = bench.send();
+    bench.pass(Duration::from_secs(100));
+    bench.ok(&requests[0], 0);
+    bench.pass(Duration::from_secs(119));
+    assert!(bench.core.failed().is_none(), "progress was made 119 s ago");
+    bench.core.on_trouble("connection refused".into());
+    bench.pass(Duration::from_secs(1));
+    let outcomes = bench.outcomes();
+    let Some(PublishError::Stalled { events, sent, last, stored, .. }) = &outcomes[1].1 else {
+        panic!("{outcomes:?}")
+    };
+    assert_eq!((*events, *sent, last.as_str(), *stored), (6, 4, "connection refused", Stored::Unknown));
+    assert!(matches!(outcomes[6].1, Some(PublishError::Stalled { stored: Stored::No, .. })));
+}
+
+#[test]
+fn silence_on_an_open_connection_is_noticed() {
+    let mut bench = Bench::ready();
+    bench.pass(Duration::from_secs(100));
+    assert!(!bench.core.is_silent(bench.now), "nothing was asked");
+    bench.push();
+    bench.send();
+    bench.pass(Duration::from_secs(39));
+    assert!(!bench.core.is_silent(bench.now));
+    bench.pass(Duration::from_secs(1));
+    assert!(bench.core.is_silent(bench.now));
+}
+
+#[test]
+fn a_partition_that_was_idle_for_long_takes_a_new_session() {
+    let mut bench = Bench::ready();
+    bench.push();
+    let request = bench.send().remove(0);
+    bench.ok(&request, 0);
+    bench.pass(Duration::from_secs(1799));
+    bench.push();
+    let request = bench.send().remove(0);
+    assert_eq!(content(&request), (0, 1, vec![1]));
+    bench.ok(&request, 1);
+    bench.pass(Duration::from_secs(1800));
+    bench.push();
+    assert!(bench.send().is_empty());
+    assert!(bench.core.wants_session());
+    bench.session();
+    assert_eq!(content(&bench.send()[0]), (1, 0, vec![2]));
+}
+
+#[test]
+fn what_breaks_a_limit_is_refused_alone() {
+    let mut bench = Bench::ready();
+    let large = Bytes::from(vec![0; meridian_types::limits::EVENT_BYTES + 1]);
+    let event = Event { value: Some(large), timestamp: Timestamp(1), ..Event::default() };
+    let refused = bench.core.push(bench.now, &event, None, 9);
+    assert!(matches!(refused, Err(PublishError::Event(_))), "{refused:?}");
+    let small = Event { value: None, timestamp: Timestamp(1), ..Event::default() };
+    let missing = bench.core.push(bench.now, &small, Some(meridian_types::Partition(1)), 9);
+    assert!(matches!(missing, Err(PublishError::NoSuchPartition { partitions: 1, .. })));
+    assert_eq!(bench.core.open(), 0);
+    assert!(!bench.core.wants_connection(bench.now), "nothing is to be sent");
+    let number = bench.push();
+    assert_eq!(content(&bench.send()[0]).2, [number]);
+}
+
+/// The next sequence and the last five batches: (sequence, events, offset).
+type Sequences = (i32, VecDeque<(i32, i32, u64)>);
+
+/// What a server keeps for each (producer, partition), as Kafka's ProducerStateManager does.
+#[derive(Default)]
+struct Server {
+    logs: HashMap<u32, Vec<u64>>,
+    producers: HashMap<(i64, u32), Sequences>,
+}
+
+impl Server {
+    fn append(&mut self, request: &PublishBatchesRequest) -> Result<(u64, bool), Reason> {
+        let (producer, sequence, numbers) = content(request);
+        if sequence != 0 && !self.producers.contains_key(&(producer, request.partition)) {
+            return Err(Reason::ProducerExpired);
+        }
+        let log = self.logs.entry(request.partition).or_default();
+        let known = self.producers.entry((producer, request.partition));
+        let (next, last) = known.or_insert_with(|| (0, VecDeque::new()));
+        let events = numbers.len() as i32;
+        if let Some(at) = last.iter().find(|(s, e, _)| (*s, *e) == (sequence, events)) {
+            return Ok((at.2, true));
+        }
+        if sequence != *next {
+            return Err(Reason::OutOfSequence);
+        }
+        let offset = log.len() as u64;
+        log.extend(numbers);
+        *next += events;
+        last.push_back((sequence, events, offset));
+        if last.len() > 5 {
+            last.pop_front();
+        }
+        Ok((offset, false))
+    }
+}
+
+/// Thousands of schedules: requests and answers are lost with connections, servers are overloaded, answers change places.
+#[test]
+fn over_seeds_every_event_is_stored_once_and_in_order_and_acknowledged_where_it_is() {
+    for seed in 0..3000 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let partitions = rng.random_range(1..4);
+        let mut bench = Bench::new(partitions, rng.random_range(1..400));
+        let mut server = Server::default();
+        let (mut wire, mut ghosts, mut answers) = (VecDeque::new(), VecDeque::new(), Vec::new());
+        let mut places: HashMap<u64, (u32, u64)> = HashMap::new();
+        let total = 120;
+        let mut sent: Vec<Vec<u64>> = vec![vec![]; partitions as usize];
+        let mut connected = false;
+        let mut steps = 0;
+        while (places.len() as u64) < total {
+            steps += 1;
+            assert!(steps < 50_000, "seed {seed}: no end");
+            match rng.random_range(0..13) {
+                0..3 if bench.next < total => {
+                    let partition = rng.random_range(0..partitions);
+                    let number = bench.next;
+                    let value = Some(Bytes::copy_from_slice(&number.to_be_bytes()));
+                    let event = Event { value, timestamp: Timestamp(1), ..Event::default() };
+                    let place = Some(meridian_types::Partition(partition));
+                    bench.core.push(bench.now, &event, place, number).unwrap();
+                    bench.next += 1;
+                    sent[partition as usize].push(number);
+                }
+                3..6 => wire.extend(bench.core.next_request(bench.now)),
+                6..8 => {
+                    if let Some(request) = wire.pop_front() {
+                        answers.push(if rng.random_bool(0.1) {
+                            (request, Err(Reason::Overloaded))
+                        } else {
+                            let result = server.append(&request);
+                            (request, result)
+                        });
+                    }
+                }
+                8..10 if !answers.is_empty() => {
+                    let at = rng.random_range(0..answers.len());
+                    match answers.remove(at) {
+                        (request, Ok((offset, duplicate))) => {
+                            bench.core.on_answer(bench.now, published(&request, offset, duplicate));
+                        }
+                        (request, Err(reason)) => bench.refuse(&request, reason),
+                    }
+                }
+                12 => {
+                    if let Some(request) = ghosts.pop_front() {
+                        let _ = server.append(&request);
+                    }
+                }
+                10 if connected && rng.random_bool(0.3) => {
+                    // What is on the wire may arrive all the same, late too; its answers never.
+                    if rng.random_bool(0.5) {
+                        ghosts.append(&mut wire);
+                    }
+                    wire.clear();
+                    answers.clear();
+                    bench.core.on_disconnected(None);
+                    connected = false;
+                }
+                _ => {
+                    if !connected {
+                        bench.core.on_connected(bench.now);
+                        connected = true;
+                    }
+                    if bench.core.wants_session() {
+                        bench.session();
+                    }
+                    bench.pass(Duration::from_millis(rng.random_range(0..300)));
+                }
+            }
+            for Outcome { waiters, result } in bench.core.take_outcomes() {
+                let place = result.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+                for (index, waiter) in waiters.into_iter().enumerate() {
+                    let at = (place.lane.partition.0, place.first.0 + index as u64);
+                    assert!(places.insert(waiter, at).is_none(), "seed {seed}: two outcomes");
+                }
+            }
+        }
+        for (partition, sent) in sent.iter().enumerate() {
+            let log = server.logs.remove(&(partition as u32)).unwrap_or_default();
+            assert_eq!(&log, sent, "seed {seed}: partition {partition}");
+            for (offset, number) in log.iter().enumerate() {
+                assert_eq!(places[number], (partition as u32, offset as u64), "seed {seed}");
+            }
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Publishing: [`Publisher`] hands events to the core and lets a task send what the core wants sent.
+
+mod core;
+#[cfg(test)]
+mod core_tests;
+mod error;
+mod event;
+mod partition;
+mod task;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use meridian_types::{Clock as _, SystemClock};
+use parking_lot::Mutex;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::task::JoinHandle;
+
+use self::core::{Core, Settings};
+pub use self::error::{PublishError, Stored};
+pub use self::event::{Ack, Event};
+use crate::client::Client;
+use crate::{PublisherOptions, SdkError};
+
+/// What an event costs besides its bytes: its waiter, and its place in queues.
+const EVENT_OVERHEAD: usize = 128;
+/// The largest event must fit, with room for the batch that carries it.
+const LEAST_MEMORY: usize = 4 * 1024 * 1024;
+
+/// Publishes to one stream, idempotently: an event is stored once, whatever connections and nodes do, and events of
+/// one partition in the order in which they were sent. The number of partitions is that of the moment when it was
+/// opened. Dropping it gives up what has no answer yet; [`Publisher::flush`] first.
+pub struct Publisher {
+    shared: Arc<Shared>,
+    partitions: u32,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// Who waits for an event's outcome.
+pub(super) struct Waiter {
+    answer: oneshot::Sender<Result<Ack, PublishError>>,
+    sent: Instant,
+    cost: usize,
+}
+
+pub(super) struct Shared {
+    core: Mutex<Core<Waiter>>,
+    /// Bytes that may be without an answer.
+    memory: Semaphore,
+    /// There may be something to send.
+    work: Notify,
+    /// There may be a session to fetch.
+    session: Notify,
+    /// Outcomes were handed out.
+    settled: Notify,
+    /// The first failure since the last flush.
+    failure: Mutex<Option<PublishError>>,
+}
+
+impl Publisher {
+    pub(crate) async fn open(
+        client: Client,
+        stream: &str,
+        options: PublisherOptions,
+    ) -> Result<Self, PublishError> {
+        let name = client.stream_ref(stream)?;
+        let row = client.admin().get_stream(stream).await?;
+        let partitions = row.settings.map_or(0, |settings| settings.partitions);
+        if partitions == 0 || partitions > meridian_types::limits::PARTITIONS {
+            return Err(SdkError::Protocol(format!("stream {stream} has {partitions} partitions")).into());
+        }
+        let settings = Settings {
+            stream: name,
+            partitions,
+            codec: options.codec,
+            batch_bytes: options.batch_bytes,
+            progress_timeout: options.progress_timeout,
+            answer_timeout: options.answer_timeout,
+            session_idle: options.session_idle,
+            min_backoff: client.options().min_backoff,
+            max_backoff: client.options().max_backoff,
+        };
+        let memory = options.memory_bytes.clamp(LEAST_MEMORY, u32::MAX as usize);
+        let rng = StdRng::from_rng(&mut rand::rng());
+        let shared = Arc::new(Shared {
+            core: Mutex::new(Core::new(settings, Instant::now(), rng)),
+            memory: Semaphore::new(memory),
+            work: Notify::new(),
+            session: Notify::new(),
+            settled: Notify::new(),
+            failure: Mutex::new(None),
+        });
+        let tasks = vec![
+            tokio::spawn(task::send_batches(Arc::clone(&shared), client.clone())),
+            tokio::spawn(task::fetch_sessions(Arc::clone(&shared), client)),
+        ];
+        Ok(Self { shared, partitions, tasks })
+    }
+
+    /// How many partitions the stream has.
+    pub fn partitions(&self) -> u32 {
+        self.partitions
+    }
+
+    /// Takes an event, once there is room for it, and gives what will be its acknowledgement. Events that one caller
+    /// sends one after the other keep their order within a partition.
+    ///
+    /// # Errors
+    /// [`PublishError`] if the event breaks a limit, or the publisher has ended.
+    pub async fn send(&self, event: Event) -> Result<Delivery, PublishError> {
+        let Event { key, value, headers, timestamp, partition } = event;
+        let timestamp = timestamp.unwrap_or_else(|| SystemClock.now());
+        let event = meridian_batch::Event { key, value, headers, timestamp };
+        // Over the limit of an event the core refuses it; until then it must not wait for room that cannot be.
+        let cost = (event.bytes() + EVENT_OVERHEAD).min(LEAST_MEMORY);
+        let permit = match self.shared.memory.acquire_many(cost as u32).await {
+            Ok(permit) => permit,
+            Err(_) => return Err(self.shared.ended()),
+        };
+        let (answer, delivery) = oneshot::channel();
+        let now = Instant::now();
+        self.shared.core.lock().push(now, &event, partition, Waiter { answer, sent: now, cost })?;
+        permit.forget();
+        self.shared.work.notify_one();
+        Ok(Delivery(delivery))
+    }
+
+    /// Waits until every event that was sent has its outcome.
+    ///
+    /// # Errors
+    /// The first failure of an event since the last flush.
+    pub async fn flush(&self) -> Result<(), PublishError> {
+        loop {
+            let settled = self.shared.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            if self.shared.core.lock().open() == 0 {
+                break;
+            }
+            settled.await;
+        }
+        self.shared.failure.lock().take().map_or(Ok(()), Err)
+    }
+
+    /// Events that were taken and have no outcome yet.
+    pub fn unacknowledged(&self) -> u64 {
+        self.shared.core.lock().open()
+    }
+
+    /// What stands in the way just now, if something does: it is being tried again.
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.core.lock().trouble().map(str::to_owned)
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.shared.core.lock().fail_all(Instant::now(), PublishError::Closed);
+        self.shared.settle(Instant::now());
+    }
+}
+
+impl Shared {
+    /// Hands out what the core decided.
+    fn settle(&self, now: Instant) {
+        let (outcomes, failed) = {
+            let mut core = self.core.lock();
+            (core.take_outcomes(), core.failed().is_some())
+        };
+        let any = !outcomes.is_empty();
+        for outcome in outcomes {
+            if let Err(error) = &outcome.result {
+                self.failure.lock().get_or_insert_with(|| error.clone());
+            }
+            for (index, waiter) in outcome.waiters.into_iter().enumerate() {
+                let result = outcome.result.as_ref().map_err(PublishError::clone).map(|place| Ack {
+                    lane: place.lane,
+                    offset: place.first.plus(index as u64),
+                    hlc: place.hlc,
+                    regions: Arc::clone(&place.regions),
+                    duplicate: place.duplicate,
+                    latency: now.saturating_duration_since(waiter.sent),
+                });
+                self.memory.add_permits(waiter.cost);
+                // Whoever asked may have stopped caring.
+                let _ = waiter.answer.send(result);
+            }
+        }
+        if failed {
+            self.memory.close();
+        }
+        if any || failed {
+            self.settled.notify_waiters();
+        }
+    }
+
+    fn ended(&self) -> PublishError {
+        self.core.lock().failed().cloned().unwrap_or(PublishError::Closed)
+    }
+}
+
+/// The acknowledgement of an event, when it comes. Dropping it does not take the event back.
+#[derive(Debug)]
+pub struct Delivery(oneshot::Receiver<Result<Ack, PublishError>>);
+
+impl Future for Delivery {
+    type Output = Result<Ack, PublishError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|answer| answer.unwrap_or(Err(PublishError::Closed)))
+    }
+}

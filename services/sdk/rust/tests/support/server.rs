@@ -1,0 +1,402 @@
+//! The gRPC face of the fake region.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use meridian_types::{Cursor, Lane, Offset, Origin, Partition, StreamId};
+use meridian_wire::v1::cluster_service_server::{ClusterService, ClusterServiceServer};
+use meridian_wire::v1::event_service_server::{EventService, EventServiceServer};
+use meridian_wire::v1::publish_batches_response::Result as Answer;
+use meridian_wire::v1::stream_service_server::{StreamService, StreamServiceServer};
+use meridian_wire::v1::subscribe_response::Response as Message;
+use meridian_wire::v1::{self, subscribe_request, subscribe_start};
+use meridian_wire::{ApiError, Reason};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::store::{Faults, REGION, Store};
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// A server on a runtime of its own, so that killing it kills its connections too.
+pub struct FakeServer {
+    pub address: SocketAddr,
+    pub store: Arc<Mutex<Store>>,
+    appended: watch::Sender<u64>,
+    runtime: Option<tokio::runtime::Runtime>,
+    seed: u64,
+}
+
+#[derive(Clone)]
+struct Node {
+    store: Arc<Mutex<Store>>,
+    appended: watch::Sender<u64>,
+    seed: u64,
+    address: SocketAddr,
+}
+
+impl FakeServer {
+    /// A node with one stream, `s`.
+    pub fn start(seed: u64, partitions: u32) -> Self {
+        let store = Arc::new(Mutex::new(Store::default()));
+        let settings = v1::StreamSettings { partitions, ..v1::StreamSettings::default() };
+        store.lock().create("s", settings).unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let (appended, _) = watch::channel(0);
+        let mut server = Self { address, store, appended, runtime: None, seed };
+        server.restart();
+        server
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn faults(&self, faults: Faults) {
+        self.store.lock().faults = faults;
+    }
+
+    /// Tells readers of what was put into the store by hand.
+    pub fn appended(&self) {
+        self.appended.send_modify(|count| *count += 1);
+    }
+
+    pub fn kill(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    /// On the same port, with the same store.
+    pub fn restart(&mut self) {
+        self.kill();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let node = Node {
+            store: Arc::clone(&self.store),
+            appended: self.appended.clone(),
+            seed: self.seed,
+            address: self.address,
+        };
+        let address = self.address;
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        runtime.spawn(async move {
+            let listener = loop {
+                match tokio::net::TcpListener::bind(address).await {
+                    Ok(listener) => break listener,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            };
+            ready.send(()).unwrap();
+            const MESSAGE: usize = 16 * 1024 * 1024;
+            let events = EventServiceServer::new(node.clone()).max_decoding_message_size(MESSAGE);
+            tonic::transport::Server::builder()
+                .add_service(events)
+                .add_service(StreamServiceServer::new(node.clone()))
+                .add_service(ClusterServiceServer::new(node))
+                .serve_with_incoming(TcpListenerStream::new(listener))
+                .await
+                .unwrap();
+        });
+        is_ready.recv().unwrap();
+        self.runtime = Some(runtime);
+    }
+}
+
+impl Drop for FakeServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[tonic::async_trait]
+impl StreamService for Node {
+    async fn create_stream(
+        &self,
+        request: Request<v1::CreateStreamRequest>,
+    ) -> Result<Response<v1::CreateStreamResponse>, Status> {
+        let request = request.into_inner();
+        let name = request.stream.unwrap_or_default().stream;
+        let (stream, created) = self.store.lock().create(&name, request.settings.unwrap_or_default())?;
+        Ok(Response::new(v1::CreateStreamResponse { stream: Some(stream), created }))
+    }
+
+    async fn get_stream(
+        &self,
+        request: Request<v1::GetStreamRequest>,
+    ) -> Result<Response<v1::GetStreamResponse>, Status> {
+        let mut store = self.store.lock();
+        let stream = store.stream(request.into_inner().stream.as_ref())?;
+        Ok(Response::new(v1::GetStreamResponse { stream: Some(stream.row.clone()) }))
+    }
+
+    async fn list_streams(
+        &self,
+        request: Request<v1::ListStreamsRequest>,
+    ) -> Result<Response<v1::ListStreamsResponse>, Status> {
+        // Two a page, so that clients must turn pages.
+        let from: usize = request.into_inner().page_token.parse().unwrap_or(0);
+        let all: Vec<v1::Stream> = self.store.lock().streams.values().map(|s| s.row.clone()).collect();
+        let next = from + 2;
+        let next_page_token = if next < all.len() { next.to_string() } else { String::new() };
+        let streams = all.into_iter().skip(from).take(2).collect();
+        Ok(Response::new(v1::ListStreamsResponse { streams, next_page_token }))
+    }
+
+    async fn update_stream(
+        &self,
+        request: Request<v1::UpdateStreamRequest>,
+    ) -> Result<Response<v1::UpdateStreamResponse>, Status> {
+        let request = request.into_inner();
+        let mut store = self.store.lock();
+        let row = &mut store.stream(request.stream.as_ref())?.row;
+        if request.expected_version != 0 && request.expected_version != row.version {
+            return Err(ApiError::new(Reason::VersionConflict, "changed meanwhile").into());
+        }
+        row.settings = request.settings;
+        row.version += 1;
+        Ok(Response::new(v1::UpdateStreamResponse { stream: Some(row.clone()) }))
+    }
+
+    async fn delete_stream(
+        &self,
+        request: Request<v1::DeleteStreamRequest>,
+    ) -> Result<Response<v1::DeleteStreamResponse>, Status> {
+        let name = request.into_inner().stream;
+        let mut store = self.store.lock();
+        store.stream(name.as_ref())?;
+        store.streams.remove(&name.unwrap_or_default().stream);
+        Ok(Response::new(v1::DeleteStreamResponse {}))
+    }
+}
+
+#[tonic::async_trait]
+impl EventService for Node {
+    type PublishBatchesStream = Answers<v1::PublishBatchesResponse>;
+    type SubscribeStream = Answers<v1::SubscribeResponse>;
+
+    async fn publish(&self, _: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
+        Err(Status::unimplemented("the SDK encodes batches itself"))
+    }
+
+    async fn init_producer(
+        &self,
+        _: Request<v1::InitProducerRequest>,
+    ) -> Result<Response<v1::InitProducerResponse>, Status> {
+        let id = self.store.lock().init_producer();
+        Ok(Response::new(v1::InitProducerResponse { id, epoch: 0 }))
+    }
+
+    async fn publish_batches(
+        &self,
+        request: Request<Streaming<v1::PublishBatchesRequest>>,
+    ) -> Result<Response<Self::PublishBatchesStream>, Status> {
+        let mut requests = request.into_inner();
+        let (answers, receiver) = mpsc::channel(64);
+        let node = self.clone();
+        tokio::spawn(async move {
+            let mut rng = StdRng::seed_from_u64(node.seed);
+            let mut held: Vec<v1::PublishBatchesResponse> = Vec::new();
+            // What arrived is stored, also when its connection is gone by then.
+            while let Some(Ok(request)) = requests.next().await {
+                let faults = node.store.lock().faults.clone();
+                if faults.mute {
+                    continue;
+                }
+                let result = if rng.random_bool(faults.overloaded) {
+                    let error = ApiError::new(Reason::Overloaded, "too much");
+                    Answer::Error(error.retry_after(Duration::from_millis(2)).into())
+                } else {
+                    let result = node.store.lock().append(&request);
+                    result.map_or_else(|error| Answer::Error(error.into()), Answer::Published)
+                };
+                node.appended.send_modify(|count| *count += 1);
+                tokio::time::sleep(faults.delay).await;
+                let answer =
+                    v1::PublishBatchesResponse { request_id: request.request_id, result: Some(result) };
+                held.push(answer);
+                if rng.random_bool(faults.late) && held.len() < 4 {
+                    continue;
+                }
+                for answer in held.drain(..).rev() {
+                    let _ = answers.send(Ok(answer)).await;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<v1::SubscribeRequest>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let mut requests = request.into_inner();
+        let Some(Ok(v1::SubscribeRequest { request: Some(subscribe_request::Request::Start(start)) })) =
+            requests.next().await
+        else {
+            return Err(ApiError::new(Reason::InvalidArgument, "no start").into());
+        };
+        let next = begin(&mut self.store.lock(), &start)?;
+        let (messages, receiver) = mpsc::channel(1);
+        tokio::spawn(feed(self.clone(), start, next, requests, messages));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+fn begin(store: &mut Store, start: &v1::SubscribeStart) -> Result<Cursor, ApiError> {
+    let stream = store.stream(start.stream.as_ref())?;
+    let mut cursor = Cursor::start(StreamId(stream.row.id));
+    match &start.from {
+        Some(subscribe_start::From::Cursor(bytes)) => {
+            cursor = Cursor::from_bytes(bytes)
+                .map_err(|error| ApiError::new(Reason::BadCursor, error.to_string()))?;
+        }
+        Some(subscribe_start::From::Latest(_)) => {
+            for ((partition, origin), log) in &stream.lanes {
+                cursor.set(*origin, *partition, Offset(log.end));
+            }
+        }
+        _ => {}
+    }
+    Ok(cursor)
+}
+
+async fn feed(
+    node: Node,
+    start: v1::SubscribeStart,
+    mut next: Cursor,
+    mut requests: Streaming<v1::SubscribeRequest>,
+    messages: mpsc::Sender<Result<v1::SubscribeResponse, Status>>,
+) -> Option<()> {
+    let send =
+        async |message| messages.send(Ok(v1::SubscribeResponse { response: Some(message) })).await.ok();
+    let partitions = node.store.lock().stream(start.stream.as_ref()).ok()?.row.settings.as_ref()?.partitions;
+    let cursor = next.to_bytes().into();
+    send(Message::Started(v1::SubscribeStarted { stream_id: next.stream.0, partitions, cursor })).await?;
+    let mut credit = i64::try_from(start.credit_bytes).ok()?;
+    let mut appended = node.appended.subscribe();
+    let mut told: Option<Cursor> = None;
+    loop {
+        appended.mark_unchanged();
+        while credit > 0 {
+            let Some(batch) = next_batch(&node.store, start.stream.as_ref(), &mut next) else { break };
+            credit -= batch.batch.len() as i64;
+            send(Message::Batch(batch)).await?;
+        }
+        if credit > 0 && told.as_ref() != Some(&next) {
+            send(Message::Mark(v1::Mark { cursor: next.to_bytes().into(), caught_up: true })).await?;
+            told = Some(next.clone());
+        }
+        tokio::select! {
+            request = requests.next() => match request?.ok()?.request? {
+                subscribe_request::Request::Credit(more) => credit += more.bytes as i64,
+                subscribe_request::Request::Start(_) => return None,
+            },
+            changed = appended.changed() => changed.ok()?,
+        }
+    }
+}
+
+fn next_batch(store: &Mutex<Store>, stream: Option<&v1::StreamRef>, next: &mut Cursor) -> Option<v1::Batch> {
+    let mut store = store.lock();
+    let stream = store.stream(stream).ok()?;
+    for (&(partition, origin), log) in &stream.lanes {
+        let wanted = next.next(origin, partition);
+        let Some(batch) = log.batches.iter().find(|b| b.base + u64::from(b.events) > wanted.0) else {
+            continue;
+        };
+        next.set(origin, partition, Offset(batch.base + u64::from(batch.events)));
+        let lane = Lane { stream: StreamId(stream.row.id), partition, origin };
+        return Some(v1::Batch {
+            lane: Some(lane.into()),
+            base_offset: batch.base,
+            events: batch.events,
+            hlc: batch.hlc,
+            batch: batch.bytes.clone(),
+            first_wanted: wanted.0.max(batch.base),
+        });
+    }
+    None
+}
+
+#[tonic::async_trait]
+impl ClusterService for Node {
+    async fn get_topology(
+        &self,
+        _: Request<v1::GetTopologyRequest>,
+    ) -> Result<Response<v1::GetTopologyResponse>, Status> {
+        let region = v1::Region { id: 1, name: REGION.into(), incarnation: 1, shards: 16 };
+        let endpoint = format!("http://{}", self.address);
+        let node = v1::Node { id: 1, region: REGION.into(), endpoint, disk_uuid: String::new() };
+        Ok(Response::new(v1::GetTopologyResponse {
+            regions: vec![region],
+            nodes: vec![node],
+            node: 1,
+            region: REGION.into(),
+            ..v1::GetTopologyResponse::default()
+        }))
+    }
+
+    async fn get_lag(&self, _: Request<v1::GetLagRequest>) -> Result<Response<v1::GetLagResponse>, Status> {
+        let at_risk = Some(v1::AtRisk { events: 7, bytes: 70, oldest_ms: 700 });
+        Ok(Response::new(v1::GetLagResponse { at_risk, ..v1::GetLagResponse::default() }))
+    }
+
+    async fn list_lanes(
+        &self,
+        request: Request<v1::ListLanesRequest>,
+    ) -> Result<Response<v1::ListLanesResponse>, Status> {
+        let mut store = self.store.lock();
+        let stream = store.stream(request.into_inner().stream.as_ref())?;
+        let stream_id = stream.row.id;
+        let name = |origin: Origin| match origin.region.0 {
+            1 => REGION.to_owned(),
+            other => format!("r{other}"),
+        };
+        let lanes: BTreeMap<_, _> = stream.lanes.iter().collect();
+        let lanes = lanes.into_iter().map(|(&(partition, origin), log)| v1::LaneEnds {
+            lane: Some(Lane { stream: StreamId(stream_id), partition, origin }.into()),
+            origin_region: name(origin),
+            start: 0,
+            end: log.end,
+            bytes: log.batches.iter().map(|batch| batch.bytes.len() as u64).sum(),
+        });
+        let lanes = lanes.collect();
+        let partitions = stream.row.settings.as_ref().map_or(0, |settings| settings.partitions);
+        Ok(Response::new(v1::ListLanesResponse { stream_id, partitions, lanes }))
+    }
+
+    async fn digest_lane(
+        &self,
+        request: Request<v1::DigestLaneRequest>,
+    ) -> Result<Response<v1::DigestLaneResponse>, Status> {
+        let request = request.into_inner();
+        let mut store = self.store.lock();
+        let stream = store.stream(request.stream.as_ref())?;
+        let lane = request.lane.as_ref().and_then(|lane| Lane::try_from(lane).ok());
+        let lane = lane.ok_or_else(|| ApiError::new(Reason::InvalidArgument, "no lane"))?;
+        let mut answer = v1::DigestLaneResponse::default();
+        let mut hasher = blake3::Hasher::new();
+        let log = stream.lanes.get(&(Partition(lane.partition.0), lane.origin));
+        for batch in log.iter().flat_map(|log| &log.batches) {
+            if (request.start..request.end).contains(&batch.base) {
+                hasher.update(&batch.bytes);
+                answer.events += u64::from(batch.events);
+                answer.frames += 1;
+                answer.bytes += batch.bytes.len() as u64;
+            }
+        }
+        answer.blake3 = hasher.finalize().as_bytes().to_vec().into();
+        Ok(Response::new(answer))
+    }
+}

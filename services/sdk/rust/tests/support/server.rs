@@ -24,6 +24,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::store::{Faults, REGION, Store};
 
+/// The longest that an answer is held back.
+const LATE: Duration = Duration::from_millis(5);
+
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// A server on a runtime of its own, so that killing it kills its connections too.
@@ -208,7 +211,19 @@ impl EventService for Node {
             let mut rng = StdRng::seed_from_u64(node.seed);
             let mut held: Vec<v1::PublishBatchesResponse> = Vec::new();
             // What arrived is stored, also when its connection is gone by then.
-            while let Some(Ok(request)) = requests.next().await {
+            loop {
+                // Late, not never: nothing else may come that would take the held answers along.
+                let wait = if held.is_empty() { Duration::MAX } else { LATE };
+                let request = match tokio::time::timeout(wait, requests.next()).await {
+                    Ok(Some(Ok(request))) => request,
+                    Ok(_) => break,
+                    Err(_) => {
+                        for answer in held.drain(..).rev() {
+                            let _ = answers.send(Ok(answer)).await;
+                        }
+                        continue;
+                    }
+                };
                 let faults = node.store.lock().faults.clone();
                 if faults.mute {
                     continue;

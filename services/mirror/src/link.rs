@@ -4,6 +4,7 @@
 //! faults. A fault stops that shard alone, for good: the others go on.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use meridian_shard::Totals;
 use meridian_storage::{Chain, Frame};
@@ -88,8 +89,8 @@ pub enum LinkInput {
         /// For people.
         message: String,
     },
-    /// An echo of the ping that was sent at that time.
-    Pong(Timestamp),
+    /// The echo of a ping came, so long after that was sent.
+    Pong(Duration),
     /// Time has passed. Some ten a second.
     Tick,
 }
@@ -112,8 +113,8 @@ pub enum LinkEffect {
     Append(ShardId, Vec<Frame>),
     /// Tell the source what is durable here.
     Durable(ShardId, DurableMark),
-    /// Ask for an echo.
-    Ping(Timestamp),
+    /// Ask for an echo, and measure how long it takes.
+    Ping,
     /// Give the connection up and connect anew: no progress.
     Reconnect,
 }
@@ -138,6 +139,8 @@ struct Mirrored {
     copy: CopyState,
     fetching: Fetching,
     mark: Option<SourceMark>,
+    /// Whether the source has said anything of it on this connection: until then what is missing is not known.
+    heard: bool,
     /// The hlc of the source's mark when this copy was first seen behind.
     behind_since: Option<Hlc>,
     /// Frames handed over and not yet durable: their credit is given back when they are.
@@ -205,10 +208,7 @@ impl LinkCore {
             LinkInput::Refused { shard, reason, last, message } => {
                 self.refused(shard, reason, last, message, now);
             }
-            LinkInput::Pong(sent) => {
-                let round_trip = std::time::Duration::from_millis(now.0.saturating_sub(sent.0));
-                self.status.round_trip = Some(round_trip);
-            }
+            LinkInput::Pong(round_trip) => self.status.round_trip = Some(round_trip),
             LinkInput::Tick => self.tick(now, out),
         }
     }
@@ -240,6 +240,7 @@ impl LinkCore {
         for (&shard, mirrored) in &mut self.shards {
             // The source keeps marks in memory alone: a quiet shard would never be told of again.
             mirrored.told = Seq::ZERO;
+            mirrored.heard = false;
             Self::tell_durable(self.config.hosting_incarnation, shard, mirrored, out);
             if !matches!(mirrored.fetching, Fetching::Faulted) {
                 Self::ask(shard, mirrored, now, out);
@@ -278,6 +279,7 @@ impl LinkCore {
             copy: copy.clone(),
             fetching: Fetching::Paused(now),
             mark: None,
+            heard: false,
             behind_since: None,
             in_hand: VecDeque::new(),
             told: Seq::ZERO,
@@ -349,6 +351,7 @@ impl LinkCore {
             Fetching::Asked { next, unanswered } if *next == first && is_run => {
                 *next = last.next();
                 *unanswered = None;
+                mirrored.heard = true;
                 if self.faults.get(&shard).is_some_and(|fault| fault.reason == "DAMAGED") {
                     // The source has been repaired.
                     self.faults.remove(&shard);
@@ -366,6 +369,7 @@ impl LinkCore {
 
     fn mark(&mut self, shard: ShardId, mark: SourceMark, now: Timestamp) {
         let Some(mirrored) = self.shards.get_mut(&shard) else { return };
+        mirrored.heard = true;
         if let Fetching::Asked { unanswered, .. } = &mut mirrored.fetching {
             *unanswered = None;
         }
@@ -382,6 +386,7 @@ impl LinkCore {
 
     fn refused(&mut self, shard: ShardId, reason: RefusedReason, last: Seq, message: String, now: Timestamp) {
         let Some(mirrored) = self.shards.get_mut(&shard) else { return };
+        mirrored.heard = true;
         if matches!(mirrored.fetching, Fetching::Faulted) {
             // Sent before the source heard of it. Asking again would hand frames to a copy that takes none.
             return;
@@ -414,7 +419,7 @@ impl LinkCore {
         }
         if now.0 >= self.last_ping.0 + PING_EVERY_MS || now < self.last_ping {
             self.last_ping = now;
-            out.push(LinkEffect::Ping(now));
+            out.push(LinkEffect::Ping);
         }
         for (&shard, mirrored) in &mut self.shards {
             if matches!(mirrored.fetching, Fetching::Paused(until) if until <= now) {
@@ -464,15 +469,14 @@ impl LinkCore {
                 oldest = Some(oldest.map_or(since, |known| known.min(since)));
             }
         }
-        status.oldest = oldest.map_or(std::time::Duration::ZERO, |hlc| {
-            std::time::Duration::from_millis(now.0.saturating_sub(hlc.time().0))
-        });
+        status.oldest =
+            oldest.map_or(Duration::ZERO, |hlc| Duration::from_millis(now.0.saturating_sub(hlc.time().0)));
         status.faults = self.faults.values().cloned().collect();
         status.state = if !self.faults.is_empty() {
             LinkState::Faulted
         } else if self.stalled {
             LinkState::Stalled
-        } else if self.connected {
+        } else if self.connected && self.shards.values().all(|mirrored| mirrored.heard) {
             LinkState::Live
         } else {
             LinkState::Connecting

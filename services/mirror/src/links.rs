@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use meridian_shard::{Progress, ShardHandle, Totals};
@@ -86,6 +86,7 @@ impl Links {
             peer,
             status,
             session: None,
+            opened: Instant::now(),
             attempts: 0,
             followers,
         };
@@ -161,6 +162,8 @@ struct LinkTask {
     peer: Peer,
     status: watch::Sender<LinkStatus>,
     session: Option<Session>,
+    /// Pings carry the time since then: a clock that steps measures nothing.
+    opened: Instant,
     attempts: u32,
     followers: Vec<JoinHandle<()>>,
 }
@@ -182,7 +185,6 @@ impl LinkTask {
         loop {
             let mut effects = Vec::new();
             let mut lost = None;
-            // The time is taken after the wait: round trips are measured with it.
             let clock = self.clock.clone();
             tokio::select! {
                 Some((shard, state)) = events.recv() => {
@@ -300,7 +302,11 @@ impl LinkTask {
                 };
                 LinkInput::Refused { shard, reason, last: Seq(refused.last_seq), message: refused.message }
             }
-            In::Pong(pong) => LinkInput::Pong(Timestamp(pong.nonce)),
+            In::Pong(pong) => {
+                let sent = Duration::from_micros(pong.nonce);
+                let round_trip = self.opened.elapsed().checked_sub(sent);
+                LinkInput::Pong(round_trip.ok_or("an echo of a ping that was never sent")?)
+            }
         };
         self.core.step(input, now, effects);
         Ok(())
@@ -335,7 +341,7 @@ impl LinkTask {
                     hosting_incarnation: mark.hosting.0,
                     leader_epoch: mark.hosting.1.0,
                 }),
-                LinkEffect::Ping(now) => Out::Ping(v1::Ping { nonce: now.0 }),
+                LinkEffect::Ping => Out::Ping(v1::Ping { nonce: self.opened.elapsed().as_micros() as u64 }),
             };
             if let Some(session) = &self.session {
                 // A connection that is gone says so on its other half.

@@ -7,7 +7,7 @@ use meridian_types::{RegionName, Seq, ShardId};
 /// How a link is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LinkState {
-    /// No connection, or no Hello yet.
+    /// No connection, no Hello yet, or the source has not yet said how far it is: the backlog is what was last known.
     #[default]
     Connecting,
     /// Frames flow, or there is nothing to read.

@@ -9,6 +9,7 @@ mod site;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
 use bytes::Bytes;
 use meridian_batch::{BatchBuilder, Codec, Event as BatchEvent};
@@ -59,7 +60,7 @@ enum Side {
 /// What goes to the sink.
 enum Reply {
     Feed(FeedEffect),
-    Pong(Timestamp),
+    Pong(Duration),
 }
 
 enum Event {
@@ -636,9 +637,10 @@ impl World {
                 );
                 self.board.insert(shard, mark.seq);
             }
-            LinkEffect::Ping(at) => {
+            LinkEffect::Ping => {
                 let delay = self.way / 2 + self.some(self.way);
-                self.in_order(("to sink", conn), delay, Event::Response(conn, Reply::Pong(at)));
+                let took = Duration::from_millis(delay);
+                self.in_order(("to sink", conn), delay, Event::Response(conn, Reply::Pong(took)));
             }
             LinkEffect::Append(..) | LinkEffect::Reconnect => {}
         }
@@ -708,7 +710,7 @@ impl World {
             return;
         }
         let effect = match reply {
-            Reply::Pong(at) => return self.link(LinkInput::Pong(at)),
+            Reply::Pong(took) => return self.link(LinkInput::Pong(took)),
             Reply::Feed(effect) => effect,
         };
         match effect {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use meridian_node::config::{LogFormat, LogSection, WanTable};
 use meridian_node::dev::{DevError, DevOptions, Launcher, NodeError, World};
-use meridian_node::{log, serve as serve_node};
+use meridian_node::{abort_on_panic, log, serve as serve_node};
 use meridian_types::RegionName;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -112,6 +112,7 @@ pub fn processes() -> Result<Launcher, Failure> {
 }
 
 fn in_process() -> Result<Launcher, Failure> {
+    abort_on_panic();
     let level = std::env::var("MERIDIAN_LOG").unwrap_or_else(|_| "warn".to_owned());
     let section = LogSection { level, format: LogFormat::Text };
     log::init(&section).map_err(|error| Failure::input(error.to_string()))?;

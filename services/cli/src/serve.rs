@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use meridian_node::config::NodeConfig;
-use meridian_node::{ServeError, log, serve};
+use meridian_node::{ServeError, abort_on_panic, log, serve};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +22,7 @@ pub struct Args {
 
 /// Runs the command. The runtime is the configuration's to size.
 pub fn run(args: &Args) -> Outcome {
+    abort_on_panic();
     let config = NodeConfig::load(&args.config).map_err(|error| Failure::input(error.to_string()))?;
     log::init(&config.log).map_err(|error| Failure::input(format!("{}: {error}", args.config.display())))?;
     let mut builder = tokio::runtime::Builder::new_multi_thread();

@@ -22,6 +22,6 @@ mod subscribe;
 pub use budget::ByteBudget;
 pub use connections::{ClientStream, Connection, accept};
 pub use metered::MeteredLayer;
-pub use metrics::{Metrics, collect_links};
+pub use metrics::{Metrics, collect_links, collect_shards};
 pub use serve::{ServeOptions, routes};
 pub use shared::{Gateway, GatewayConfig, GatewayParts};

@@ -1,6 +1,7 @@
 //! What Prometheus reads.
 
 use meridian_mirror::{LinkState, LinkStatus};
+use meridian_shard::ShardHandle;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -49,6 +50,10 @@ pub struct Metrics {
     pub link_faults: Family<SourceLabel, Gauge>,
     /// Connections that were given up because nothing moved.
     pub link_stalls: Family<SourceLabel, Gauge>,
+    /// Shards that take nothing because their log is damaged here.
+    pub damaged_shards: Gauge,
+    /// Frames that were found damaged and are not served.
+    pub quarantined_frames: Gauge,
     /// Bytes of requests in hand.
     pub request_bytes: Gauge,
     /// What the configuration bounds the process's memory by.
@@ -71,6 +76,8 @@ impl Default for Metrics {
             link_live: Family::default(),
             link_faults: Family::default(),
             link_stalls: Family::default(),
+            damaged_shards: Gauge::default(),
+            quarantined_frames: Gauge::default(),
             request_bytes: Gauge::default(),
             memory_bound_bytes: Gauge::default(),
             registry: parking_lot::Mutex::new(Registry::with_prefix("meridian")),
@@ -100,6 +107,16 @@ impl Metrics {
         );
         registry.register("link_stalls", "Connections given up without progress", self.link_stalls.clone());
         registry.register(
+            "damaged_shards",
+            "Shards that take nothing because their log is damaged here",
+            self.damaged_shards.clone(),
+        );
+        registry.register(
+            "quarantined_frames",
+            "Frames that were found damaged and are not served",
+            self.quarantined_frames.clone(),
+        );
+        registry.register(
             "request_bytes_in_hand",
             "Bytes taken in and not answered",
             self.request_bytes.clone(),
@@ -118,6 +135,17 @@ impl Metrics {
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry.lock());
         text
     }
+}
+
+/// Brings what the shards say of damage into the gauges.
+pub fn collect_shards(metrics: &Metrics, shards: &[ShardHandle]) {
+    let (mut damaged, mut quarantined) = (0, 0);
+    for progress in shards.iter().map(ShardHandle::progress) {
+        damaged += i64::from(progress.damaged);
+        quarantined += progress.quarantined;
+    }
+    metrics.damaged_shards.set(damaged);
+    metrics.quarantined_frames.set(i64::try_from(quarantined).unwrap_or(i64::MAX));
 }
 
 /// Brings the links' states into the gauges.

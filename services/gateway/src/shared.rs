@@ -151,7 +151,8 @@ impl Gateway {
         &self.0.parts.catalog
     }
 
-    pub(crate) fn host(&self) -> &Arc<ShardHost> {
+    /// The shards that it serves.
+    pub fn host(&self) -> &Arc<ShardHost> {
         &self.0.parts.host
     }
 

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use meridian_gateway::{Gateway, Metrics, collect_links};
+use meridian_gateway::{Gateway, Metrics, collect_links, collect_shards};
 use meridian_metadata::CatalogHandle;
 use meridian_mirror::Links;
 use parking_lot::RwLock;
@@ -51,6 +51,7 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     if let Some((gateway, links)) = admin.serving.read().as_ref() {
         collect_links(&admin.metrics, &links.statuses());
+        collect_shards(&admin.metrics, &gateway.host().all());
         let taken = i64::try_from(gateway.budget().taken()).unwrap_or(i64::MAX);
         admin.metrics.request_bytes.set(taken);
     }

@@ -15,4 +15,4 @@ mod peers;
 mod serve;
 pub mod wan;
 
-pub use serve::{ServeError, serve};
+pub use serve::{ServeError, abort_on_panic, serve};

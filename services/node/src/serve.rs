@@ -105,6 +105,16 @@ fn fatal(what: &str) -> ! {
     std::process::abort()
 }
 
+/// Makes a panic in any thread end the process, once it has been printed. A task that panicked has broken an invariant;
+/// were it to die alone, its shard would be silent for good while the node looks alive.
+pub fn abort_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::abort();
+    }));
+}
+
 /// Runs a node until `stop` is cancelled, then drains it. Must run on a multi-threaded tokio runtime.
 ///
 /// # Errors

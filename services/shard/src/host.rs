@@ -83,7 +83,8 @@ impl ShardHost {
     /// `fatal` ends the process: it is called where going on could break a law.
     ///
     /// # Errors
-    /// [`OpenError`]. A shard that is damaged in the middle opens, serves what is applied, and takes nothing.
+    /// [`OpenError`]. A shard that is damaged above its applied mark opens, serves what is applied, and takes nothing;
+    /// below it, it goes on without the frames that are damaged.
     #[allow(clippy::too_many_arguments)]
     pub fn open(
         config: HostConfig,
@@ -137,12 +138,18 @@ impl ShardHost {
         let mut replica = Replica::recover(shard, config.me, config.boot, home, recovery, config.producers);
         let mut unapplied = VecDeque::new();
         let mut damaged = false;
+        let mut quarantined = 0;
         let applied_seq = applied.map_or(Seq::ZERO, |mark| mark.seq);
 
         if let Some(found) = found {
             let end = found.last.map_or(Seq::ZERO, |header| header.seq);
             if !found.missing.is_empty() {
                 tracing::error!(%shard, missing = ?found.missing, "the volume is damaged: frames of this shard are quarantined");
+                quarantined = found.missing.iter().map(|range| range.end().0 - range.start().0 + 1).sum();
+            }
+            if found.missing.iter().any(|range| *range.end() > applied_seq) {
+                // What is applied was committed, and its effects are in the index: those frames alone are lost here, and
+                // no read gives them out. Of what is above the mark nothing may be applied past a hole.
                 damaged = true;
             } else if end < applied_seq {
                 tracing::error!(%shard, %end, applied = %applied_seq, "the volume ends before the index: it lost its tail");
@@ -206,6 +213,7 @@ impl ShardHost {
             unapplied,
             totals: lanes.totals,
             damaged,
+            quarantined,
         };
         let (handle, joined) = task.spawn();
         self.tasks.lock().push(joined);

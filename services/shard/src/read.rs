@@ -74,7 +74,7 @@ impl Reader {
     /// The applied frames of a shard from `from` on, contiguous, up to `max_bytes` but at least one where there is one.
     ///
     /// # Errors
-    /// [`ReadError`] at the first frame that cannot be read.
+    /// [`ReadError`] if the first frame cannot be read.
     pub fn frames(&self, shard: ShardId, from: Seq, max_bytes: usize) -> Result<Vec<Frame>, ReadError> {
         if let Some(frames) = self.cached(shard, from, max_bytes) {
             return Ok(frames);
@@ -105,7 +105,7 @@ impl Reader {
     /// The first may begin before `from`.
     ///
     /// # Errors
-    /// [`ReadError`] at the first frame that cannot be read.
+    /// [`ReadError`] if the first frame cannot be read.
     pub fn lane_frames(
         &self,
         lane: Lane,
@@ -129,10 +129,16 @@ impl Reader {
                 break;
             }
             bytes += place.len as usize;
-            frames.push(match self.tail(shard).and_then(|tail| tail.get(seq)) {
-                Some(frame) => frame,
-                None => self.volume.read_expecting(place, shard, seq)?,
-            });
+            let frame = match self.tail(shard).and_then(|tail| tail.get(seq)) {
+                Some(frame) => Ok(frame),
+                None => self.volume.read_expecting(place, shard, seq),
+            };
+            match frame {
+                Ok(frame) => frames.push(frame),
+                Err(error) if frames.is_empty() => return Err(error.into()),
+                // What is before it is whole: whoever goes on meets the error then.
+                Err(_) => break,
+            }
         }
         Ok(frames)
     }

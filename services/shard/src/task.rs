@@ -42,8 +42,10 @@ pub struct Progress {
     pub leads: Option<LeaderEpoch>,
     /// It accepts publishes (in the origin) or frames (in a copy).
     pub ready: bool,
-    /// A part of the log is damaged here.
+    /// The log is damaged here above what is applied: nothing is appended.
     pub damaged: bool,
+    /// How many frames recovery found damaged: they are not served.
+    pub quarantined: u64,
     /// Why a copy takes no more frames.
     pub fault: Option<CopyFault>,
 }
@@ -139,6 +141,7 @@ pub(crate) struct ShardTask {
     pub unapplied: VecDeque<Unapplied>,
     pub totals: Totals,
     pub damaged: bool,
+    pub quarantined: u64,
 }
 
 /// What the task carries from step to step.
@@ -172,6 +175,7 @@ impl ShardTask {
             leads: None,
             ready: false,
             damaged: self.damaged,
+            quarantined: self.quarantined,
             fault: None,
         };
         let (progress, watcher) = watch::channel(first);
@@ -395,6 +399,7 @@ impl Running {
             leads: self.task.replica.leads(),
             ready: self.task.replica.is_ready(),
             damaged: self.task.damaged,
+            quarantined: self.task.quarantined,
             fault: self.fault.clone(),
         });
     }

@@ -354,6 +354,10 @@ impl Replica {
         if header.log_epoch < self.end.epoch {
             return out_of_order("its log epoch goes back");
         }
+        if header.log_epoch == LogEpoch(u32::MAX) {
+            // No epoch could follow it.
+            return out_of_order("its log epoch is the last there is");
+        }
         if header.hlc <= self.end.hlc {
             return out_of_order("its hlc does not rise");
         }

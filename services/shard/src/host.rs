@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_storage::index::{Index, IndexError};
-use meridian_storage::{ReadError as VolumeReadError, Recovered, RecoveredShard, VolumeReader, WriterHandle};
+use meridian_storage::{Recovered, RecoveredShard, VolumeReader, WriterHandle};
 use meridian_types::{
     Boot, Clock, LeaderEpoch, NodeId, Offset, Origin, Partition, Seq, ShardId, ShardNo, StreamId,
 };
@@ -44,16 +44,6 @@ pub enum OpenError {
     /// The index cannot be read.
     #[error(transparent)]
     Index(#[from] IndexError),
-    /// A frame that recovery found cannot be read.
-    #[error("frame {seq} of shard {shard} cannot be read: {error}")]
-    Read {
-        /// Whose.
-        shard: ShardId,
-        /// Which.
-        seq: Seq,
-        /// Why.
-        error: VolumeReadError,
-    },
 }
 
 /// What tasks share.
@@ -163,11 +153,14 @@ impl ShardHost {
                 damaged = true;
             }
             for (seq, place) in found.frames {
-                let frame = volume.read_expecting(place, shard, seq).map_err(|error| OpenError::Read {
-                    shard,
-                    seq,
-                    error,
-                })?;
+                let frame = match volume.read_expecting(place, shard, seq) {
+                    Ok(frame) => frame,
+                    Err(error) => {
+                        tracing::error!(%shard, %seq, %error, "a frame cannot be read again: what follows is quarantined");
+                        damaged = true;
+                        break;
+                    }
+                };
                 let effects = frame_effects(&frame, place);
                 if let Some(producer) = effects.producer {
                     let (stream, partition) = (frame.header.stream, frame.header.partition);

@@ -1,6 +1,6 @@
 //! Who leads a shard: asked here, answered by the placement group once a region has several nodes.
 
-use meridian_types::{LeaderEpoch, LogEpoch, NodeId, Seq, ShardId};
+use meridian_types::{Boot, LeaderEpoch, LogEpoch, NodeId, Seq, ShardId};
 
 use crate::{ReplicaSet, SetVersion};
 
@@ -33,15 +33,22 @@ pub trait Placement: Send + Sync + 'static {
     fn begin(&self, shard: ShardId, standing: Standing) -> Election;
 }
 
-/// The placement of a region with one node: that node leads every shard, each time in the next epoch.
+/// The placement of a region with one node: that node leads every shard, each time in the next epoch. No epoch is below
+/// the boot: damage may hide a promise, and an epoch that was led in must not come again.
 #[derive(Clone, Copy, Debug)]
-pub struct SoleReplica(pub NodeId);
+pub struct SoleReplica {
+    /// The node.
+    pub node: NodeId,
+    /// How often it has started on its disk.
+    pub boot: Boot,
+}
 
 impl Placement for SoleReplica {
     fn begin(&self, _shard: ShardId, standing: Standing) -> Election {
         let highest = standing.promised.max(LeaderEpoch(standing.last_epoch.0));
-        let set = ReplicaSet { version: SetVersion(1), members: vec![self.0] };
-        Election { epoch: highest.next(), leader: self.0, set }
+        let set = ReplicaSet { version: SetVersion(1), members: vec![self.node] };
+        let boot = LeaderEpoch(u32::try_from(self.boot.0).unwrap_or(0));
+        Election { epoch: highest.next().max(boot), leader: self.node, set }
     }
 }
 
@@ -52,7 +59,10 @@ mod tests {
     #[test]
     fn each_start_is_a_new_epoch() {
         let standing = Standing { promised: LeaderEpoch(4), last_epoch: LogEpoch(6), last_seq: Seq(9) };
-        let election = SoleReplica(NodeId(1)).begin(ShardId::default(), standing);
-        assert_eq!((election.epoch, election.leader), (LeaderEpoch(7), NodeId(1)));
+        for (boot, epoch) in [(1, 7), (7, 7), (30, 30)] {
+            let sole = SoleReplica { node: NodeId(1), boot: Boot(boot) };
+            let election = sole.begin(ShardId::default(), standing);
+            assert_eq!((election.epoch, election.leader), (LeaderEpoch(epoch), NodeId(1)));
+        }
     }
 }

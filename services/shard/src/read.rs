@@ -87,7 +87,7 @@ impl Reader {
     /// The chain through frame `seq`; none: the index has no such frame.
     ///
     /// # Errors
-    /// [`ReadError`] where the frame cannot be read.
+    /// [`ReadError`] where the frame's header cannot be read; a payload that is damaged is no matter.
     pub fn chain_at(&self, shard: ShardId, seq: Seq) -> Result<Option<Chain>, ReadError> {
         if seq == Seq::ZERO {
             return Ok(Some(Chain::GENESIS));
@@ -96,7 +96,7 @@ impl Reader {
             return Ok(Some(frame.header.chain));
         }
         match self.index.place(shard, seq)? {
-            Some(place) => Ok(Some(self.volume.read_expecting(place, shard, seq)?.header.chain)),
+            Some(place) => Ok(Some(self.volume.header_expecting(place, shard, seq)?.chain)),
             None => Ok(None),
         }
     }

@@ -14,6 +14,9 @@ use crate::{Ack, CopyFault, Effect, Input, Placement, Publish, Reject, RequestId
 /// Messages handled before the frames that came of them are queued as one submission.
 const BURST: usize = 256;
 
+/// The most frames that are applied in one batch.
+const APPLY_RUN: usize = 4096;
+
 /// Sums over the applied frames of a shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -354,10 +357,21 @@ impl Running {
         let count = usize::try_from(through.0 - self.applied().0)
             .unwrap_or(usize::MAX)
             .min(self.task.unapplied.len());
+        // Step by step: all that a new index lacks would be one batch in memory otherwise.
+        let mut left = count;
+        while left > 0 {
+            left -= self.apply_run(left.min(APPLY_RUN));
+        }
+    }
+
+    /// Applies the next `count` frames at once; how many these were.
+    fn apply_run(&mut self, count: usize) -> usize {
         let run: Vec<Unapplied> = self.task.unapplied.drain(..count).collect();
+        let Some(through) = run.last().map(|last| last.effects.header.seq) else { return count };
         let effects: Vec<FrameEffects> = run.iter().map(|frame| frame.effects).collect();
         if let Err(error) = self.task.index.apply(self.task.shard, &effects) {
-            return self.die(format!("the index takes nothing: {error}"));
+            self.die(format!("the index takes nothing: {error}"));
+            return count;
         }
         for frame in run {
             let header = frame.effects.header;
@@ -371,6 +385,7 @@ impl Running {
             }
         }
         self.step(Input::Applied(through));
+        count
     }
 
     fn submit(&mut self) {

@@ -120,6 +120,7 @@ impl World {
         if let Some(process) = process {
             self.machine.kill(process);
         } else {
+            assert!(faults, "seed {}: it does not open on a disk that works", self.seed);
             self.machine.kv.crash();
         }
         match self.rng.random_range(0..4) {
@@ -370,14 +371,13 @@ impl Damaged {
         });
         drop(runtime);
         // The empty round after the last one proves that it was synced: without it damage there would pass for a torn
-        // write. The process writes it when it ends in order.
+        // write.
         damaged.end_in_order(process);
         damaged
     }
 
     fn end_in_order(&mut self, process: Process) {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        self.machine.kill(process);
+        self.machine.end(process);
         self.machine.disk.kill();
     }
 
@@ -454,6 +454,9 @@ fn a_flipped_bit_is_never_served_and_stops_its_shard_only_above_the_applied_mark
             assert_eq!((digest.events, digest.damaged), (events, None), "seed {seed}");
 
             let bad = damaged.acks[hit][at].base_offset;
+            let chain =
+                reader.chain_at(home(hit as u16), damaged.acks[hit][at].seq).expect("its header is whole");
+            assert_eq!(chain.is_some(), flushed, "seed {seed}: what follows it can be mirrored");
             let digest = reader.digest(lane(hit), Offset::ZERO, Offset(u64::MAX)).expect("an index");
             let served = reader.lane_frames(lane(hit), bad, 1 << 20);
             if flushed {
@@ -494,6 +497,38 @@ fn a_round_that_is_gone_without_a_trace_begins_no_second_history() {
                 "seed {seed}: its end is not known"
             );
             damaged.publish(process, 1).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        });
+    }
+}
+
+#[test]
+fn an_old_round_that_is_gone_costs_its_frames_alone() {
+    for seed in 1..5 {
+        let mut damaged = Damaged::new(seed, true);
+        let lost = *damaged.places[0].last().expect("some");
+        let rt = runtime();
+        let process = rt.block_on(async {
+            let process = damaged.machine.start().expect("a disk that works");
+            assert!(process.settled().await);
+            for no in 0..2 {
+                let ack = damaged.publish(&process, no).await.expect("an acknowledgement");
+                wait_for_place(&process, home(no as u16), ack.seq).await;
+            }
+            process.host.flush_index().await;
+            process
+        });
+        drop(rt);
+        damaged.end_in_order(process);
+        // In an earlier epoch than what follows it: a cut could have stood there, but all of it was applied.
+        damaged.machine.disk.zero(&file_name(lost.file), lost.at - lost.at % BLOCK as u64, BLOCK as u64);
+
+        damaged.reopen(async |damaged, process| {
+            assert!(process.recovered.hidden, "seed {seed}: {:?}", process.recovered.damage);
+            for no in 0..2 {
+                damaged.publish(process, no).await.unwrap_or_else(|e| panic!("seed {seed}: shard {no}: {e}"));
+            }
+            let progress = process.host.get(home(0)).expect("a shard").progress();
+            assert!(!progress.damaged && progress.quarantined > 0, "seed {seed}");
         });
     }
 }
@@ -551,8 +586,7 @@ fn a_copy_whose_end_is_hidden_asks_again_and_goes_on() {
         (process, place)
     });
     drop(rt);
-    std::thread::sleep(std::time::Duration::from_millis(20));
-    machine.kill(process);
+    machine.end(process);
     machine.disk.kill();
     let round = place.at - place.at % BLOCK as u64;
     machine.disk.zero(&file_name(place.file), round, BLOCK as u64);

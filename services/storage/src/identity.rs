@@ -3,8 +3,9 @@
 //! In: what the configuration says. Out: an identity that is durable, or a refusal that has written nothing. Must never
 //! take a folder for another node's, nor one that a newer version wrote.
 //!
-//! `volume.meta`, written once: the same block twice, so that one flipped bit does not cost the volume its secret.
-//! `volume.boot`: the boot counter. A block, little endian, [`BLOCK`] bytes, zeros between the fields and the CRC:
+//! `volume.meta`, written once, and `volume.boot`, the boot counter: each is the same block twice, so that one flipped bit
+//! does not cost the volume its secret, nor the node its start. A block, little endian, [`BLOCK`] bytes, zeros between the
+//! fields and the CRC:
 //!
 //! | at | bytes | volume.meta | volume.boot |
 //! | --- | --- | --- | --- |
@@ -28,6 +29,9 @@ use crate::disk::Disk;
 
 /// The on-disk format that this build writes, and the newest that it reads.
 pub const DISK_FORMAT: u32 = 1;
+
+/// Says that a volume was made in the folder; [`crate::Volume`] writes it.
+pub(crate) const VOLUME_MADE: &str = "volume.made";
 
 const META: &str = "volume.meta";
 const BOOT: &str = "volume.boot";
@@ -167,10 +171,7 @@ impl Identity {
     /// As [`Identity::load`], but for another's.
     pub fn read(disk: &dyn Disk) -> Result<Self, IdentityError> {
         let bytes = read_file(disk, META)?.ok_or(IdentityError::Absent)?;
-        let block = bytes
-            .chunks_exact(BLOCK)
-            .find_map(|block| checked(block, META_MAGIC).transpose())
-            .ok_or(IdentityError::Damaged(META))??;
+        let block = either(&bytes, META_MAGIC, META)?;
         Ok(Self {
             cluster: ClusterUuid(Uuid::from_bytes(take(block, 16))),
             node: NodeId(u32::from_le_bytes(take(block, 12))),
@@ -182,21 +183,21 @@ impl Identity {
     /// Counts a start of the process on this disk, durably, before it does anything else.
     ///
     /// # Errors
-    /// Newer, damaged, or the disk fails.
+    /// Newer, damaged, or the disk fails. A counter that is gone from a volume in use is damage: to count from one again
+    /// would give a boot, and what is numbered by it, twice.
     pub fn next_boot(disk: &dyn Disk) -> Result<Boot, IdentityError> {
         let last = match read_file(disk, BOOT)? {
-            None => 0,
-            Some(bytes) => {
-                let block = bytes.chunks_exact(BLOCK).next().ok_or(IdentityError::Damaged(BOOT))?;
-                let block = checked(block, BOOT_MAGIC)?.ok_or(IdentityError::Damaged(BOOT))?;
-                u64::from_le_bytes(take(block, 16))
+            None if disk.list().map_err(io("list", "the folder"))?.iter().any(|name| name == VOLUME_MADE) => {
+                return Err(IdentityError::Damaged(BOOT));
             }
+            None => 0,
+            Some(bytes) => u64::from_le_bytes(take(either(&bytes, BOOT_MAGIC, BOOT)?, 16)),
         };
         let boot = Boot(last + 1);
         let mut block = new_block(BOOT_MAGIC);
         block[16..24].copy_from_slice(&boot.0.to_le_bytes());
         seal(&mut block);
-        replace_file(disk, BOOT, "volume.boot.part", &block)?;
+        replace_file(disk, BOOT, "volume.boot.part", &block.repeat(2))?;
         Ok(boot)
     }
 
@@ -225,6 +226,18 @@ fn new_block(magic: &[u8; 8]) -> [u8; BLOCK] {
 fn seal(block: &mut [u8; BLOCK]) {
     let crc = crc32c::crc32c(&block[..CRC_AT]);
     block[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// The first of a file's blocks that is whole.
+fn either<'a>(
+    bytes: &'a [u8],
+    magic: &[u8; 8],
+    name: &'static str,
+) -> Result<&'a [u8; BLOCK], IdentityError> {
+    bytes
+        .chunks_exact(BLOCK)
+        .find_map(|block| checked(block, magic).transpose())
+        .ok_or(IdentityError::Damaged(name))?
 }
 
 /// The block if its CRC fits, `None` if it is damaged.
@@ -309,6 +322,21 @@ mod tests {
         disk.flip(META, 100, 1);
         disk.flip(META, BLOCK as u64 + 100, 1);
         assert!(matches!(Identity::read(&disk), Err(IdentityError::Damaged(_))));
+    }
+
+    #[test]
+    fn one_flipped_bit_does_not_cost_the_counter_and_a_lost_one_is_noticed() {
+        for at in 0..2 * BLOCK as u64 {
+            let disk = SimDisk::new(at);
+            Identity::next_boot(&disk).unwrap();
+            assert!(disk.flip(BOOT, at, 1 << (at % 8)));
+            assert_eq!(Identity::next_boot(&disk).unwrap(), Boot(2));
+        }
+        let disk = SimDisk::new(0);
+        Identity::next_boot(&disk).unwrap();
+        disk.create(VOLUME_MADE).unwrap();
+        assert!(disk.lose_file(BOOT));
+        assert!(matches!(Identity::next_boot(&disk), Err(IdentityError::Damaged(_))));
     }
 
     #[test]

@@ -255,8 +255,13 @@ impl Writer {
             let waited = stop || self.shared.wake.wait_for(&mut queue, self.config.idle).timed_out();
             if waited && queue.submissions.is_empty() {
                 // The lock is not held while a disk is waited for.
-                parking_lot::MutexGuard::unlocked(&mut queue, || self.volume.write_idle_round())
-                    .map_err(into_io)?;
+                let written =
+                    parking_lot::MutexGuard::unlocked(&mut queue, || self.volume.write_idle_round());
+                match written {
+                    // The next round proves the last one just as well.
+                    Ok(_) | Err(WriteError::NoSpace) => {}
+                    Err(error) => return Err(into_io(error)),
+                }
                 if stop {
                     return Ok(false);
                 }

@@ -120,8 +120,8 @@ fn a_files_header() {
 fn a_volume() {
     let disk = formatted(1);
     let config = VolumeConfig { file_bytes: 8 * 4096, max_round_bytes: 4096, stock: 0, reserve_bytes: 0 };
-    let (mut volume, _) = Volume::open(disk.clone(), config, &|_| Seq::ZERO).unwrap();
     assert_eq!(Identity::next_boot(&*disk).unwrap(), Boot(1));
+    let (mut volume, _) = Volume::open(disk.clone(), config, &|_| Seq::ZERO).unwrap();
     let frame = Frame::build(fields(shard(0), Seq(1), LogEpoch(1)), Chain::GENESIS, Bytes::from_static(b"x"));
     volume.write_round(&[Entry::Frame(frame)]).unwrap();
     volume.write_idle_round().unwrap();

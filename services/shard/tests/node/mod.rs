@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test uses a part of it
 
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,7 +42,7 @@ pub struct Process {
     pub index: Arc<Index>,
     pub recovered: Recovered,
     writer: WriterHandle,
-    thread: std::thread::JoinHandle<()>,
+    thread: JoinHandle<()>,
     /// Becomes true when the disk has failed.
     pub failed: watch::Receiver<bool>,
     /// What should have ended the process beyond that.
@@ -75,7 +76,7 @@ impl Machine {
         let (writer, thread) = VolumeWriter::spawn(volume, config, on_fatal).expect("two threads");
         let fatal = Arc::new(Mutex::new(Vec::new()));
         let said = fatal.clone();
-        let host = ShardHost::open(
+        let opened = ShardHost::open(
             HostConfig {
                 me: ME,
                 boot: Boot(self.boot),
@@ -89,26 +90,37 @@ impl Machine {
             reader,
             writer.clone(),
             Arc::new(SystemClock),
-            Arc::new(SoleReplica(ME)),
+            Arc::new(SoleReplica { node: ME, boot: Boot(self.boot) }),
             recovered.clone(),
             Arc::new(move |what| said.lock().push(what)),
-        )
-        .ok()?;
+        );
+        let Ok(host) = opened else {
+            // Nothing of this process may touch the disk when the next one starts.
+            writer.shutdown();
+            thread.join().expect("the writer");
+            return None;
+        };
         Some(Process { host: Arc::new(host), index, recovered, writer, thread, failed, fatal })
+    }
+
+    /// Ends a process in order: the writer writes the empty round that proves the last one. Its runtime must be gone.
+    /// The index is back at its last flush.
+    pub fn end(&mut self, process: Process) {
+        let Process { host, writer, thread, fatal, index, .. } = process;
+        drop((host, index));
+        writer.shutdown();
+        thread.join().expect("the writer");
+        assert!(fatal.lock().is_empty(), "{:?}", fatal.lock());
+        self.kv.crash();
     }
 
     /// Ends a process in the middle of whatever its disk does next. Its runtime must be gone. The disk is then to lose
     /// its power, or not, and the index is back at its last flush.
     pub fn kill(&mut self, process: Process) {
-        let Process { host, writer, thread, fatal, index, .. } = process;
-        drop((host, index));
         if !self.disk.crashed() {
             self.disk.crash_at(self.disk.ops() + 1);
         }
-        writer.shutdown();
-        thread.join().expect("the writer");
-        assert!(fatal.lock().is_empty(), "{:?}", fatal.lock());
-        self.kv.crash();
+        self.end(process);
     }
 }
 

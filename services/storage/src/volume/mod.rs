@@ -35,7 +35,7 @@ use reader::{Files, OpenFile};
 use recovery::{Position, Recovery, longest_round, padded_round};
 
 /// Says that the folder has had volume files: without them it has lost data, and is not merely new.
-const MADE: &str = "volume.made";
+use crate::identity::VOLUME_MADE as MADE;
 
 /// How a volume is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 use super::error::ReadError;
 use crate::aligned::BLOCK;
 use crate::disk::DiskFile;
-use crate::frame::{FRAME_HEADER_BYTES, FRAME_PAYLOAD_BYTES_MAX, Frame};
+use crate::frame::{FRAME_HEADER_BYTES, FRAME_PAYLOAD_BYTES_MAX, Frame, FrameHeader};
 use crate::place::Place;
 
 /// A volume file as readers see it.
@@ -66,7 +66,8 @@ impl VolumeReader {
     /// # Errors
     /// As [`VolumeReader::read`], and [`ReadError::Other`].
     pub fn read_expecting(&self, place: Place, shard: ShardId, seq: Seq) -> Result<Frame, ReadError> {
-        expect(self.read(place)?, place, shard, seq)
+        let frame = self.read(place)?;
+        expect(frame.header, place, shard, seq).map(|()| frame)
     }
 
     /// [`VolumeReader::read_expecting`] past the page cache.
@@ -79,7 +80,19 @@ impl VolumeReader {
         shard: ShardId,
         seq: Seq,
     ) -> Result<Frame, ReadError> {
-        expect(self.read_uncached(place)?, place, shard, seq)
+        let frame = self.read_uncached(place)?;
+        expect(frame.header, place, shard, seq).map(|()| frame)
+    }
+
+    /// Reads the header of the frame at a place alone: its chain stands even where its payload is damaged.
+    ///
+    /// # Errors
+    /// As [`VolumeReader::read_expecting`].
+    pub fn header_expecting(&self, place: Place, shard: ShardId, seq: Seq) -> Result<FrameHeader, ReadError> {
+        let head = Place { len: FRAME_HEADER_BYTES as u32, ..place };
+        let bytes = self.bytes(head, |file, buf, at| file.read_at(buf, at))?;
+        let header = FrameHeader::decode(&bytes).map_err(|source| ReadError::Damaged { place, source })?;
+        expect(header, place, shard, seq).map(|()| header)
     }
 
     fn read_by(
@@ -87,6 +100,15 @@ impl VolumeReader {
         place: Place,
         read: impl FnOnce(&dyn DiskFile, &mut [u8], u64) -> io::Result<()>,
     ) -> Result<Frame, ReadError> {
+        let bytes = self.bytes(place, read)?;
+        Frame::parse(Bytes::from(bytes)).map_err(|source| ReadError::Damaged { place, source })
+    }
+
+    fn bytes(
+        &self,
+        place: Place,
+        read: impl FnOnce(&dyn DiskFile, &mut [u8], u64) -> io::Result<()>,
+    ) -> Result<Vec<u8>, ReadError> {
         let file = self.files.read().get(&place.file).cloned().ok_or(ReadError::Outside(place))?;
         let len = place.len as usize;
         let end = place.at.checked_add(len as u64).ok_or(ReadError::Outside(place))?;
@@ -96,14 +118,14 @@ impl VolumeReader {
         }
         let mut bytes = vec![0; len];
         read(&*file.file, &mut bytes, place.at).map_err(|source| ReadError::Io { place, source })?;
-        Frame::parse(Bytes::from(bytes)).map_err(|source| ReadError::Damaged { place, source })
+        Ok(bytes)
     }
 }
 
-fn expect(frame: Frame, place: Place, shard: ShardId, seq: Seq) -> Result<Frame, ReadError> {
-    let (found_shard, found_seq) = (frame.header.shard_id(), frame.header.seq);
+fn expect(header: FrameHeader, place: Place, shard: ShardId, seq: Seq) -> Result<(), ReadError> {
+    let (found_shard, found_seq) = (header.shard_id(), header.seq);
     if (found_shard, found_seq) == (shard, seq) {
-        Ok(frame)
+        Ok(())
     } else {
         Err(ReadError::Other { place, shard, seq, found_shard, found_seq })
     }

@@ -124,8 +124,9 @@ impl Shard {
             Some(last) => {
                 self.lacks(last.seq.next()..=seq.prev());
                 // Frames of one epoch come from one leader, which never cuts its own log: with the same epoch on
-                // both sides there was no cut between them, and all before is right.
-                if since_hidden && last.log_epoch != header.log_epoch {
+                // both sides there was no cut between them, and all before is right. What is applied was committed,
+                // and is never cut; the chain from the applied mark on tells whether the rest follows.
+                if since_hidden && last.log_epoch != header.log_epoch && seq.prev() > self.applied {
                     self.unsure();
                 }
             }

@@ -109,6 +109,8 @@ pub enum LinkEffect {
     },
     /// Let the source send more.
     Credit(u64),
+    /// Ask for no more of a shard.
+    Stop(ShardId),
     /// Hand frames to the shard copy.
     Append(ShardId, Vec<Frame>),
     /// Tell the source what is durable here.
@@ -139,7 +141,7 @@ struct Mirrored {
     copy: CopyState,
     fetching: Fetching,
     mark: Option<SourceMark>,
-    /// Whether the source has said anything of it on this connection: until then what is missing is not known.
+    /// Whether the source has said on this connection how far it is: until then what is missing is not known.
     heard: bool,
     /// The hlc of the source's mark when this copy was first seen behind.
     behind_since: Option<Hlc>,
@@ -165,8 +167,11 @@ pub struct LinkCore {
     /// The latest time seen: the clock may jump back.
     latest: Timestamp,
     stalled: bool,
-    /// Reconnects for want of progress without any progress between them.
+    /// Reconnects for want of progress, one soon after the other. Frames of one shard do not end the row: on a slow link
+    /// they come first on every new connection, and what stalled is another shard's message behind them.
     stalls_in_a_row: u32,
+    /// When the link was last connected, or given up.
+    quiet_since: Timestamp,
     status: LinkStatus,
 }
 
@@ -189,6 +194,7 @@ impl LinkCore {
             latest: Timestamp(0),
             stalled: false,
             stalls_in_a_row: 0,
+            quiet_since: Timestamp(0),
             status: LinkStatus::default(),
         }
     }
@@ -218,6 +224,7 @@ impl LinkCore {
         if now < self.latest {
             self.last_progress = self.last_progress.min(now);
             self.last_heard = self.last_heard.min(now);
+            self.quiet_since = self.quiet_since.min(now);
             for mirrored in self.shards.values_mut() {
                 if let Fetching::Paused(time) | Fetching::Asked { unanswered: Some(time), .. } =
                     &mut mirrored.fetching
@@ -233,6 +240,7 @@ impl LinkCore {
         self.connected = true;
         self.stalled = false;
         self.last_progress = now;
+        self.quiet_since = now;
         // What is in hand from an earlier connection still fills memory until it is durable.
         let in_hand: u64 = self.shards.values().flat_map(|s| s.in_hand.iter().map(|&(_, bytes)| bytes)).sum();
         self.owed = signed(self.config.credit_bytes) - signed(in_hand);
@@ -286,10 +294,12 @@ impl LinkCore {
         });
         if copy.durable > mirrored.copy.durable {
             self.last_progress = now;
-            self.stalls_in_a_row = 0;
         }
         mirrored.copy = copy;
         if faulted {
+            if self.connected && matches!(mirrored.fetching, Fetching::Asked { .. }) {
+                out.push(LinkEffect::Stop(shard));
+            }
             mirrored.fetching = Fetching::Faulted;
             // What it did not take no longer fills memory.
             self.owed += mirrored.in_hand.drain(..).map(|(_, bytes)| signed(bytes)).sum::<i64>();
@@ -358,7 +368,6 @@ impl LinkCore {
                 }
                 mirrored.in_hand.push_back((last, bytes));
                 self.last_progress = now;
-                self.stalls_in_a_row = 0;
                 out.push(LinkEffect::Append(shard, frames));
             }
             // Sent before the source heard of the newer fetch, or to a copy that takes nothing: not used.
@@ -373,6 +382,12 @@ impl LinkCore {
         if let Fetching::Asked { unanswered, .. } = &mut mirrored.fetching {
             *unanswered = None;
         }
+        if mark.seq <= mirrored.copy.appended
+            && self.faults.get(&shard).is_some_and(|fault| fault.reason == "DAMAGED")
+        {
+            // The chain agrees and nothing is left to read: what was damaged there has been repaired.
+            self.faults.remove(&shard);
+        }
         let idle = mirrored.mark.is_none_or(|known| known.seq <= mirrored.copy.durable);
         mirrored.mark = Some(mark);
         if mark.seq > mirrored.copy.durable {
@@ -386,7 +401,6 @@ impl LinkCore {
 
     fn refused(&mut self, shard: ShardId, reason: RefusedReason, last: Seq, message: String, now: Timestamp) {
         let Some(mirrored) = self.shards.get_mut(&shard) else { return };
-        mirrored.heard = true;
         if matches!(mirrored.fetching, Fetching::Faulted) {
             // Sent before the source heard of it. Asking again would hand frames to a copy that takes none.
             return;
@@ -444,14 +458,16 @@ impl LinkCore {
             self.stalls_in_a_row += 1;
             self.last_progress = now;
             self.last_heard = now;
+            self.quiet_since = now;
             for mirrored in self.shards.values_mut() {
                 if let Fetching::Asked { unanswered: Some(since), .. } = &mut mirrored.fetching {
                     *since = now;
                 }
             }
             out.push(LinkEffect::Reconnect);
-        } else if !something_to_read {
+        } else if !something_to_read || now.0 >= self.quiet_since.0 + 2 * patience {
             self.stalls_in_a_row = 0;
+            self.quiet_since = now;
         }
     }
 

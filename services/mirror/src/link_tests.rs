@@ -174,7 +174,10 @@ fn a_source_that_is_behind_is_asked_again_later() {
         rig.refused(shard(0), reason);
         assert!(fetches(&rig.pass(900, true)).is_empty());
         assert_eq!(fetches(&rig.pass(200, true)), [(shard(0), 6, chain_at(&a, 5))]);
-        assert!(rig.status().faults.is_empty() && rig.status().state == LinkState::Live);
+        assert!(rig.status().faults.is_empty());
+        assert_eq!(rig.status().state, LinkState::Connecting, "nor is it now");
+        rig.step(LinkInput::Mark(shard(0), mark(5)));
+        assert_eq!(rig.status().state, LinkState::Live);
     }
 }
 
@@ -389,8 +392,66 @@ fn a_link_too_slow_for_one_message_gets_more_patience_each_time() {
         rig.step(LinkInput::Disconnected);
         rig.step(LinkInput::Connected);
     }
-    rig.frames(&a[5..7]);
-    assert_eq!(reconnects(&rig.pass(10_000, true)), 1, "progress makes it watchful again");
+    rig.frames(&a[5..9]);
+    rig.copy(&a, 9, 9);
+    rig.pass(100, true);
+    rig.step(LinkInput::Mark(shard(0), mark(12)));
+    assert_eq!(reconnects(&rig.pass(9_900, true)), 0);
+    assert_eq!(reconnects(&rig.pass(100, true)), 1, "once nothing is left to read it is watchful again");
+}
+
+#[test]
+fn a_busy_shard_does_not_keep_a_large_message_of_another_from_crossing() {
+    let (busy, slow) = (log(shard(0), 1, 30, 10), log(shard(1), 1, 9, 10));
+    let mut rig = Rig::connected(&[(&busy, 5), (&slow, 5)]);
+    let needs = 35_000;
+    let mut had = 5;
+    for connection in 0.. {
+        assert!(connection < 4, "given up again and again");
+        // The busy shard has gathered something meanwhile, and comes first; then the wire is taken.
+        rig.step(LinkInput::Mark(shard(0), mark(had as u64 + 2)));
+        rig.step(LinkInput::Mark(shard(1), mark(9)));
+        rig.frames(&busy[had..had + 1]);
+        had += 1;
+        rig.copy(&busy, had as u64, had as u64);
+        let mut given_up = 0;
+        for _ in 0..needs / 100 {
+            given_up = reconnects(&rig.pass(100, false));
+            if given_up > 0 {
+                break;
+            }
+        }
+        if given_up == 0 {
+            break;
+        }
+        rig.step(LinkInput::Disconnected);
+        rig.step(LinkInput::Connected);
+    }
+    rig.frames(&slow[5..9]);
+    rig.copy(&slow, 9, 9);
+}
+
+#[test]
+fn a_copy_that_faults_is_not_fed_any_more() {
+    let a = log(shard(0), 1, 9, 10);
+    let mut rig = Rig::connected(&[(&a, 5)]);
+    rig.step(LinkInput::Mark(shard(0), mark(9)));
+    let fault =
+        ShardFault { shard: shard(0), seq: Seq(6), reason: "CHAIN_DIFFERS", message: "it does".into() };
+    let out = rig.step(LinkInput::Copy(shard(0), CopyState { fault: Some(fault), ..state(&a, 5, 5) }));
+    assert!(out.iter().any(|effect| matches!(effect, LinkEffect::Stop(stopped) if *stopped == shard(0))));
+    assert_eq!(rig.status().state, LinkState::Faulted);
+}
+
+#[test]
+fn a_repaired_source_clears_its_fault_though_nothing_new_comes() {
+    let a = log(shard(0), 1, 9, 10);
+    let mut rig = Rig::connected(&[(&a, 9)]);
+    rig.refused(shard(0), RefusedReason::Damaged);
+    assert_eq!(rig.status().state, LinkState::Faulted);
+    assert_eq!(fetches(&rig.pass(10_100, true)), [(shard(0), 10, chain_at(&a, 9))]);
+    rig.step(LinkInput::Mark(shard(0), mark(9)));
+    assert_eq!(rig.status().state, LinkState::Live);
 }
 
 #[test]

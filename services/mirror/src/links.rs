@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use meridian_shard::{Progress, ShardHandle, Totals};
 use meridian_types::{Clock, Hlc, NodeId, RegionName, Seq, ShardId, Timestamp};
@@ -26,6 +27,8 @@ use crate::{SourceMark, split_frames};
 const TICK: Duration = Duration::from_millis(100);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(3);
+/// Messages shorter than this are copied out of what they came in.
+const COPIED: usize = 64 * 1024;
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// A frame may be as large as a batch, and a message holds at least one.
 const MESSAGE_BYTES: usize = 32 * 1024 * 1024;
@@ -276,9 +279,11 @@ impl LinkTask {
             In::Hello(_) => return Err("a second Hello".to_owned()),
             In::Frames(message) => {
                 let shard = shard_of(message.shard.as_ref())?;
+                // A few small frames lie in a buffer with others' bytes, which they would keep alive in the tail.
+                let bytes = message.frames;
+                let bytes = if bytes.len() < COPIED { Bytes::copy_from_slice(&bytes) } else { bytes };
                 // Damaged on the way: nothing of it is used, and a new connection brings it again.
-                let frames =
-                    split_frames(message.frames, message.count).map_err(|error| error.to_string())?;
+                let frames = split_frames(bytes, message.count).map_err(|error| error.to_string())?;
                 // Only now: a peer whose every message ends the connection is not dialled ten times a second.
                 self.attempts = 0;
                 LinkInput::Frames { shard, frames }
@@ -341,6 +346,7 @@ impl LinkTask {
                     hosting_incarnation: mark.hosting.0,
                     leader_epoch: mark.hosting.1.0,
                 }),
+                LinkEffect::Stop(shard) => Out::Stop(v1::StopShard { shard: Some(shard.into()) }),
                 LinkEffect::Ping => Out::Ping(v1::Ping { nonce: self.opened.elapsed().as_micros() as u64 }),
             };
             if let Some(session) = &self.session {

@@ -25,6 +25,8 @@ use crate::{DurableBoard, DurableMark, Feed, FeedEffect, FeedInput, SourceMark, 
 const TELL_EVERY: Duration = Duration::from_millis(100);
 /// A peer that asks without reading the answers is heard no further.
 const PENDING_MAX: usize = 64;
+/// A peer that asks for shard after shard is heard no further while so many of its questions are looked up.
+const READS_MAX: usize = 64;
 /// What has happened at the shards and is not yet taken up.
 const INPUTS: usize = 64;
 
@@ -89,6 +91,7 @@ impl v1::peer_service_server::PeerService for PeerServer {
             inputs,
             pending: VecDeque::from([Out::Hello(self.me.to_hello())]),
             cached: None,
+            reading: Arc::new(()),
         };
         tokio::spawn(session.run(requests, inbox, responses));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
@@ -113,6 +116,8 @@ struct Session {
     /// Frames that were read from memory, taken up once what is pending has gone: or all the credit's worth would
     /// become pending at once.
     cached: Option<FeedInput>,
+    /// Held by each read that is under way.
+    reading: Arc<()>,
 }
 
 impl Session {
@@ -139,7 +144,7 @@ impl Session {
                 self.step(input);
             }
             let idle = self.pending.is_empty();
-            let listening = self.pending.len() < PENDING_MAX;
+            let listening = self.pending.len() < PENDING_MAX && self.reads_under_way() < READS_MAX;
             tokio::select! {
                 permit = responses.reserve(), if !idle => {
                     let Ok(permit) = permit else { break };
@@ -299,12 +304,17 @@ impl Session {
 
     /// Reads from the disk without holding up the connection.
     fn blocking(&self, read: impl FnOnce(&Reader) -> FeedInput + Send + 'static) {
-        let (inputs, reader) = (self.inputs.clone(), self.reader.clone());
+        let (inputs, reader, reading) = (self.inputs.clone(), self.reader.clone(), self.reading.clone());
         tokio::spawn(async move {
             if let Ok(input) = tokio::task::spawn_blocking(move || read(&reader)).await {
                 let _ = inputs.send(input).await;
             }
+            drop(reading);
         });
+    }
+
+    fn reads_under_way(&self) -> usize {
+        Arc::strong_count(&self.reading) - 1
     }
 }
 

@@ -642,6 +642,7 @@ impl World {
                 let took = Duration::from_millis(delay);
                 self.in_order(("to sink", conn), delay, Event::Response(conn, Reply::Pong(took)));
             }
+            LinkEffect::Stop(shard) => self.feed(conn, FeedInput::Stop(shard)),
             LinkEffect::Append(..) | LinkEffect::Reconnect => {}
         }
     }

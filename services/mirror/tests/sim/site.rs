@@ -95,7 +95,7 @@ impl Shard {
         for frame in &self.durable[index.seq().0 as usize..] {
             replica.replay(frame).expect("what is on the disk is in order");
         }
-        let election = SoleReplica(NODE).begin(self.id, replica.standing());
+        let election = SoleReplica { node: NODE, boot: Boot(1) }.begin(self.id, replica.standing());
         let epoch = election.epoch;
         self.life = Some(Life { replica, queued: VecDeque::new(), index, election, fault: None });
         self.step(Input::Fence { epoch }, now, seen);

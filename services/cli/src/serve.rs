@@ -65,7 +65,8 @@ pub fn end_with_signals(stop: CancellationToken) -> Result<(), Failure> {
     Ok(())
 }
 
-fn end_with_stdin(stop: CancellationToken) {
+/// The end of stdin drains too: whoever holds the other end is gone.
+pub fn end_with_stdin(stop: CancellationToken) {
     // A thread of its own: a read of stdin cannot be cancelled.
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
@@ -76,7 +77,10 @@ fn end_with_stdin(stop: CancellationToken) {
 /// What an operator can put right by settings alone is bad input: starting again would not help.
 fn refused(error: ServeError) -> Failure {
     let exit = match &error {
-        ServeError::Folder(_) | ServeError::Listen { .. } | ServeError::Founding(_) => Exit::BadInput,
+        ServeError::Folder(_)
+        | ServeError::Listen { .. }
+        | ServeError::Descriptors(_)
+        | ServeError::Founding(_) => Exit::BadInput,
         _ => Exit::Refused,
     };
     Failure { exit, message: error.to_string() }

@@ -5,6 +5,7 @@
 
 mod admin;
 pub mod config;
+mod descriptors;
 pub mod dev;
 mod files;
 pub mod folder;

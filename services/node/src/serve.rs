@@ -25,6 +25,7 @@ use tonic_health::ServingStatus;
 
 use crate::admin::{Admin, Serving};
 use crate::config::NodeConfig;
+use crate::descriptors::{self, DescriptorsError};
 use crate::folder::{Folder, FolderError};
 use crate::founding::{self, FoundingError};
 use crate::peers::PeerWays;
@@ -57,6 +58,9 @@ pub enum ServeError {
         /// Why.
         source: std::io::Error,
     },
+    /// Too few files may be open.
+    #[error(transparent)]
+    Descriptors(#[from] DescriptorsError),
     /// The catalog's Raft group.
     #[error("the catalog: {0}")]
     Catalog(#[from] StartError),
@@ -120,6 +124,7 @@ pub fn abort_on_panic() {
 /// # Errors
 /// [`ServeError`] says what to do.
 pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), ServeError> {
+    descriptors::reserve(config.limits.connections)?;
     let folder = Folder::take(&config)?;
     let client = listen("client", config.listen.client).await?;
     let peer = listen("peer", config.listen.peer).await?;
@@ -367,7 +372,7 @@ impl Parts<'_> {
             reader,
             writer.clone(),
             self.clock.clone(),
-            Arc::new(SoleReplica(self.me.node)),
+            Arc::new(SoleReplica { node: self.me.node, boot: self.boot }),
             recovered,
             Arc::new(|what| fatal(&what)),
         )?;
@@ -378,7 +383,7 @@ impl Parts<'_> {
         let link_config = LinkConfig {
             credit_bytes: self.config.limits.link_credit_bytes.0,
             stall_ms: 10_000,
-            retry_ms: 1_000,
+            retry_ms: 200,
             hosting_incarnation: u32::from(host.home().incarnation.0),
         };
         let links = Arc::new(Links::new(

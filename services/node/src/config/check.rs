@@ -95,7 +95,7 @@ impl NodeConfig {
                 self.invalid("cluster.nodes", "name the nodes of the first start, this one among them")
             );
         }
-        let (mut ids, mut addresses) = (BTreeMap::new(), BTreeMap::new());
+        let (mut ids, mut addresses, mut homes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for (i, node) in self.cluster.nodes.iter().enumerate() {
             let key = |field: &str| format!("cluster.nodes[{i}].{field}");
             if node.id.get() == 0 {
@@ -111,6 +111,16 @@ impl NodeConfig {
                 return Err(
                     self.invalid(key("region"), format!("{} is not among cluster.regions", node.region))
                 );
+            }
+            // Each of them would lead every shard of the region: two writers of one log.
+            if let Some(first) = homes.insert(&node.region, i) {
+                return Err(self.invalid(
+                    key("region"),
+                    format!(
+                        "region {} has cluster.nodes[{first}] already; this release takes one node a region",
+                        node.region
+                    ),
+                ));
             }
             for (field, url) in [("peer", &node.peer), ("client", &node.client)] {
                 endpoint(url).map_err(|reason| self.invalid(key(field), reason))?;

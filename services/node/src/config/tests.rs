@@ -133,7 +133,18 @@ fn the_cluster_must_fit_itself() {
         ("id = 1\nregion = \"us\"", "id = 2\nregion = \"us\"", "cluster.nodes[1].id", "already the number"),
         ("id = 1\nregion = \"us\"", "id = 0\nregion = \"us\"", "cluster.nodes[0].id", "from 1"),
         ("id = 1\nregion = \"us\"", "id = 1\nregion = \"ap\"", "cluster.nodes[0].region", "not among"),
-        ("id = 1\nregion = \"us\"", "id = 1\nregion = \"eu\"", "cluster.nodes", "region us has no node"),
+        (
+            "id = 1\nregion = \"us\"",
+            "id = 1\nregion = \"eu\"",
+            "cluster.nodes[1].region",
+            "one node a region",
+        ),
+        (
+            "name = \"eu\"",
+            "name = \"eu\"\n\n[[cluster.regions]]\nid = 3\nname = \"ap\"",
+            "cluster.nodes",
+            "region ap has no node",
+        ),
         (
             "http://127.0.0.1:7502",
             "http://127.0.0.1:7501",

@@ -203,6 +203,10 @@ fn print(look: &Look, watch: bool) -> Result<(), Failure> {
         }
     }
     for risk in &look.at_risk {
+        if risk.events == 0 {
+            output::line(format_args!("if {} were lost now: nothing would be lost", risk.region))?;
+            continue;
+        }
         output::line(format_args!(
             "if {} were lost now: {}, {}, the oldest published {} ago",
             risk.region,

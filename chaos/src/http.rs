@@ -4,7 +4,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 /// `GET path`: the status and the body.
 ///
@@ -19,7 +19,7 @@ pub fn get(base: &str, path: &str) -> io::Result<(u16, String)> {
 /// # Errors
 /// As [`get`].
 pub fn post(base: &str, path: &str) -> io::Result<(u16, String)> {
-    ask("POST", base, path, 6 * ANSWER_WITHIN)
+    ask("POST", base, path, 3 * ANSWER_WITHIN)
 }
 
 fn ask(method: &str, base: &str, path: &str, within: Duration) -> io::Result<(u16, String)> {

@@ -11,6 +11,17 @@ pub(crate) fn is_there(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
+/// Whether every thread of a process is stopped.
+pub(crate) fn stands_still(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().all(|thread| match std::fs::read_to_string(thread.path().join("stat")) {
+        // The state follows the name, which may hold anything.
+        Ok(stat) => stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')),
+        // It has ended just now.
+        Err(_) => true,
+    })
+}
+
 /// Whether the process is a node with this configuration: a number alone may be another's by now.
 fn is_node(pid: u32, config: &Path) -> bool {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

@@ -96,7 +96,9 @@ impl World {
         let mut dev = Command::new(binary)
             .args(["dev", "--processes", "--regions", &setup.regions.join(","), "--wan", setup.wan, "--data"])
             .arg(folder.path())
-            .stdin(Stdio::null())
+            // Its stdin ends when this process does, whatever ended it.
+            .arg("--until-stdin-ends")
+            .stdin(Stdio::piped())
             .stdout(log.try_clone().expect("a file can be shared"))
             .stderr(log)
             .process_group(0)
@@ -198,11 +200,17 @@ impl World {
         self.wait_gone(region);
     }
 
-    /// SIGSTOP: the process stands still.
+    /// SIGSTOP; returns once the process stands still.
+    ///
+    /// # Panics
+    /// It is down, or goes on.
     pub fn pause(&self, region: &str) {
         self.signal(region, Signal::SIGSTOP);
         // A thread that is inside of a write finishes that first.
-        std::thread::sleep(Duration::from_millis(100));
+        let pid = self.pid(region);
+        until(&format!("{region} stands still"), GONE_WITHIN, || {
+            if signals::stands_still(pid) { Ok(()) } else { Err(format!("a thread of {pid} goes on")) }
+        });
     }
 
     /// SIGCONT.
@@ -369,7 +377,12 @@ impl World {
 
     /// `meridian verify`, once, and its exit code.
     pub fn verify(&self, stream: &str) -> (Option<i32>, Report) {
-        let ended = self.cli(&["verify", stream, "--json"]);
+        self.verify_with(stream, &[])
+    }
+
+    /// The same, with more options.
+    pub fn verify_with(&self, stream: &str, options: &[&str]) -> (Option<i32>, Report) {
+        let ended = self.cli(&[&["verify", stream, "--json"][..], options].concat());
         let report: Report = ended.json();
         assert_eq!(ended.code == Some(0), report.agree, "the exit code says what the report says: {ended:?}");
         (ended.code, report)

@@ -16,6 +16,7 @@ use meridian_sdk::v1::event_service_client::EventServiceClient;
 use meridian_sdk::{
     ApiError, Client, ClientOptions, ConsumerOptions, Event, Item, PublisherOptions, Reason, v1,
 };
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tonic::client::GrpcService as _;
 use tonic::transport::{Channel, Endpoint};
@@ -66,11 +67,17 @@ fn memory(pid: u32, line: &str) -> u64 {
     found.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") << 10
 }
 
+/// What the node shows under this name and these labels; 0 for labels that were not counted yet.
 fn metric(world: &World, name: &str) -> u64 {
     let (status, text) = get(world.admin("us"), "/metrics").expect("metrics");
     assert_eq!(status, 200);
-    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0");
-    line.trim().parse().unwrap_or_else(|_| panic!("{name}: {line}"))
+    match text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')) {
+        Some(value) => value.parse().unwrap_or_else(|_| panic!("{name}: {value}")),
+        None => {
+            assert!(name.contains('{'), "there is no {name} in:\n{text}");
+            0
+        }
+    }
 }
 
 /// What the flood came to.
@@ -149,14 +156,27 @@ async fn never_reads(endpoint: &str) -> tonic::Streaming<v1::SubscribeResponse> 
     connect(endpoint).subscribe(requests).await.expect("a place").into_inner()
 }
 
-/// Sends batches as fast as they are taken, and never fetches an answer; true once the node has had enough of it.
-async fn never_fetches(endpoint: String, until: Instant) -> Result<(), u64> {
+/// A stream of batches, and that of their answers.
+struct Batches {
+    requests: mpsc::Sender<v1::PublishBatchesRequest>,
+    answers: tonic::Streaming<v1::PublishBatchesResponse>,
+}
+
+impl Batches {
+    async fn open(endpoint: &str) -> Self {
+        let (requests, outgoing) = mpsc::channel(16);
+        let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
+        let answers = connect(endpoint).publish_batches(outgoing).await.expect("a place").into_inner();
+        Self { requests, answers }
+    }
+}
+
+/// Sends batches as fast as they are taken, and never fetches an answer. How many it has sent, if the node has not had
+/// enough of it in time.
+async fn never_fetches(Batches { requests, answers }: Batches, until: Instant) -> Result<(), u64> {
     let mut builder = BatchBuilder::new(Codec::None);
     builder.push(&meridian_batch::Event::default()).expect("an event");
     let batch = builder.build().expect("a batch");
-    let (requests, outgoing) = tokio::sync::mpsc::channel(16);
-    let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
-    let answers = connect(&endpoint).publish_batches(outgoing).await.expect("a place");
     let mut request_id = 0;
     loop {
         let request = v1::PublishBatchesRequest {
@@ -206,13 +226,19 @@ async fn never_comes_whole(endpoint: String, until: Instant) -> u64 {
     begin.resize(100_000, 7);
     let begin = Bytes::from(begin);
     while Instant::now() < until {
-        let mut channel = endpoint.connect().await.expect("a connection");
+        // In the flood a connection may be turned away.
+        let Ok(mut channel) = endpoint.connect().await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
         let request = http::Request::post("/meridian.v1.EventService/Publish")
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .body(tonic::body::Body::new(Half(Some(begin.clone()))))
             .expect("a request");
-        std::future::poll_fn(|context| channel.poll_ready(context)).await.expect("a connection");
+        if std::future::poll_fn(|context| channel.poll_ready(context)).await.is_err() {
+            continue;
+        }
         if let Ok(Ok(answer)) = tokio::time::timeout_at(until.into(), channel.call(request)).await {
             let code = answer.headers().get("grpc-status").and_then(|code| code.to_str().ok());
             assert_eq!(code, Some("8"), "RESOURCE_EXHAUSTED: {:?}", answer.headers());
@@ -251,7 +277,7 @@ impl Watch {
 fn memory_stays_within_what_is_configured_whatever_clients_do() {
     let world = World::start(Setup { regions: &["us"], wan: "", settings: Some(settings) });
     world.create_stream(STREAM, 5);
-    let bound = metric(&world, "meridian_memory_bound_bytes ");
+    let bound = metric(&world, "meridian_memory_bound_bytes");
     let pid = world.pid("us");
     let idle = memory(pid, "VmRSS");
     assert!(bound > 0 && idle < bound / 2, "{} MiB of {} when idle", idle >> 20, bound >> 20);
@@ -276,11 +302,11 @@ fn memory_stays_within_what_is_configured_whatever_clients_do() {
     // All is given back, and others are served at once.
     meridian_chaos::until("all room is given back", Duration::from_secs(30), || {
         let (bytes, readers) =
-            (metric(&world, "meridian_request_bytes_in_hand "), metric(&world, "meridian_subscribers "));
+            (metric(&world, "meridian_request_bytes_in_hand"), metric(&world, "meridian_subscribers"));
         if (bytes, readers) == (0, 0) { Ok(()) } else { Err(format!("{bytes} bytes, {readers} readers")) }
     });
     runtime.block_on(others_go_on(world.endpoint("us")));
-    let slow = r#"meridian_refused_requests_total{reason="SLOW_READER"} "#;
+    let slow = r#"meridian_refused_requests_total{reason="SLOW_READER"}"#;
     assert!(metric(&world, slow) > 0, "nobody was cut off");
     runtime.block_on(nothing_acknowledged_is_lost(world.endpoint("us"), &flood));
     let high = memory(pid, "VmHWM");
@@ -303,9 +329,16 @@ async fn attack(endpoint: String) -> Flood {
     for _ in 0..READERS {
         deaf.push(never_reads(&endpoint).await);
     }
+    // Opened before the flood takes all places.
+    let mut batches = Vec::new();
+    for _ in 0..4 {
+        batches.push(Batches::open(&endpoint).await);
+    }
     let until = Instant::now() + FLOOD;
-    let mute: Vec<JoinHandle<Result<(), u64>>> =
-        (0..4).map(|_| tokio::spawn(never_fetches(endpoint.clone(), until + 20 * SLOW_READER))).collect();
+    let mute: Vec<JoinHandle<Result<(), u64>>> = batches
+        .into_iter()
+        .map(|batches| tokio::spawn(never_fetches(batches, until + 20 * SLOW_READER)))
+        .collect();
     let halves = tokio::spawn(never_comes_whole(endpoint.clone(), until));
     let numbers = Arc::new(AtomicU64::new(0));
     let floods: Vec<JoinHandle<Flood>> =

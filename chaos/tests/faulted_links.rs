@@ -40,7 +40,7 @@ fn two_streams(world: &World) -> (String, String) {
 
 /// The reasons of the faults of a link, and its state.
 fn link(world: &World, origin: &str, region: &str) -> (String, Vec<String>) {
-    let look: Value = world.cli(&["lag", "--json"]).ok().json();
+    let look: Value = world.cli(&["lag", "--json", "--timeout", "30s"]).ok().json();
     let links = look["links"].as_array().expect("links");
     let row = links.iter().find(|link| link["origin"] == origin && link["region"] == region);
     let row = row.unwrap_or_else(|| panic!("no link {origin} -> {region} in {look}"));

@@ -22,6 +22,8 @@ const PARTITIONS: u32 = 4;
 const AIRPORTS: [(&str, &str, u64); 3] =
     [("us", "EWR", 120_835), ("eu", "JFK", 111_279), ("ap", "LGA", 104_662)];
 const EVENTS: u64 = 336_776;
+/// Events a second and airport, so that each publishes for long enough to be killed on the way.
+const RATE: &str = "12000";
 const AGREE_WITHIN: Duration = Duration::from_secs(120);
 const PUBLISH_WITHIN: Duration = Duration::from_secs(300);
 
@@ -82,9 +84,10 @@ fn every_region_gives_back_the_lines_of_all_airports() {
         .iter()
         .map(|airport| {
             let file = airport.file.to_str().expect("a plain name");
-            let key = ["--key-field", "tailnum", "--json"];
-            world
-                .begin(&[&["publish", STREAM, "--region", airport.region, "--file", file], &key[..]].concat())
+            let options = ["--key-field", "tailnum", "--json", "--rate", RATE];
+            world.begin(
+                &[&["publish", STREAM, "--region", airport.region, "--file", file], &options[..]].concat(),
+            )
         })
         .collect();
     kill_each_once(&mut world, &airports, &mut publishers, &mut rng);
@@ -120,7 +123,7 @@ fn kill_each_once(
     let mut plan: BTreeMap<&str, (u64, Duration)> = airports
         .iter()
         .map(|airport| {
-            let share = rng.random_range(0.2..0.7);
+            let share = rng.random_range(0.1..0.5);
             let dead = Duration::from_millis(rng.random_range(100..2000));
             (airport.region, ((airport.lines.len() as f64 * share) as u64, dead))
         })
@@ -129,7 +132,7 @@ fn kill_each_once(
         .iter()
         .map(|airport| {
             let _inside = runtime.enter();
-            let options = ClientOptions { retry_for: Duration::from_millis(200), ..ClientOptions::default() };
+            let options = ClientOptions { retry_for: Duration::from_secs(1), ..ClientOptions::default() };
             let endpoint = world.endpoint(airport.region).to_owned();
             (airport.region, Client::connect(vec![endpoint], options).expect("an endpoint"))
         })

@@ -123,7 +123,7 @@ fn acknowledged_events_survive_every_kill_once() {
         let end = kills.min(done + KILLS_AN_ERA);
         while done < end {
             done += strike(&mut world, &mut rng);
-            let (_, report) = world.verify(&stream);
+            let (_, report) = world.verify_with(&stream, &["--timeout", "60s"]);
             let broken = report.broken();
             assert!(broken.is_empty(), "after kill {done}: {broken:#?}");
             for region in &report.regions {

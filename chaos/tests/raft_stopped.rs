@@ -52,7 +52,7 @@ fn without_raft_in_two_of_three_everything_but_the_catalog_goes_on() {
     everything_goes_on(&world, "restarted", 5500);
 
     for region in world.regions() {
-        let create = ["stream", "create", "not-now", "--region", &region, "--timeout", "5s"];
+        let create = ["stream", "create", "not-now", "--region", &region, "--timeout", "15s"];
         let _ = world.cli(&create).failed_saying(&["CATALOG_UNAVAILABLE"]);
     }
 

@@ -37,6 +37,9 @@ pub struct Args {
     /// Start a node again when it dies.
     #[arg(long)]
     respawn: bool,
+    /// End when stdin ends: whoever started this world holds the other end, and takes the world along when it dies.
+    #[arg(long, hide = true)]
+    until_stdin_ends: bool,
 }
 
 impl From<DevError> for Failure {
@@ -53,6 +56,9 @@ impl From<DevError> for Failure {
 pub async fn run(args: Args) -> Outcome {
     let stop = CancellationToken::new();
     serve::end_with_signals(stop.clone())?;
+    if args.until_stdin_ends {
+        serve::end_with_stdin(stop.clone());
+    }
     let launcher = if args.processes { processes()? } else { in_process()? };
     let options = DevOptions {
         regions: args.regions,

@@ -73,9 +73,36 @@ fn wait_until(what: &str, so: impl Fn() -> bool) {
     }
 }
 
-fn interrupt(child: &Child) {
-    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(sent.success());
+/// A command under way; killed if the test fails before its end.
+struct Running(Option<Child>);
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        Self(Some(command.spawn().unwrap()))
+    }
+
+    fn child(&mut self) -> &mut Child {
+        self.0.as_mut().unwrap()
+    }
+
+    fn interrupt(&mut self) {
+        // The shell's own: not every machine has a program of that name.
+        let pid = self.child().id().to_string();
+        assert!(Command::new("sh").args(["-c", "kill -INT \"$0\"", &pid]).status().unwrap().success());
+    }
+
+    fn end(mut self) -> Output {
+        self.0.take().unwrap().wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }
 
 #[test]
@@ -143,19 +170,18 @@ fn a_broken_line_is_named_and_what_came_before_it_is_published() {
 fn ctrl_c_says_what_was_acknowledged() {
     let server = FakeServer::start(3, 1);
     let endpoint = server.endpoint();
-    let mut child = command(&["publish", "s", "--file", "-", "--endpoint", &endpoint])
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
+    let mut publish = command(&["publish", "s", "--file", "-", "--endpoint", &endpoint]);
+    publish.stdin(Stdio::piped());
+    let mut publishing = Running::start(publish);
+    let mut stdin = publishing.child().stdin.take().unwrap();
     stdin.write_all(b"1\n2\n3\n").unwrap();
     wait_until("three lines are stored while stdin is open", || stored(&server, 1) == 3);
     server.faults(Faults { mute: true, ..Faults::default() });
     stdin.write_all(b"4\n").unwrap();
-    std::thread::sleep(Duration::from_millis(300));
-    interrupt(&child);
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(code(&output), 130);
+    wait_until("the fourth line is sent", || server.store.lock().unanswered > 0);
+    publishing.interrupt();
+    let output = publishing.end();
+    assert_eq!(code(&output), 130, "{}", err(&output));
     let said = "interrupted; 3 events acknowledged, every one up to line 3; \
                 1 event sent without an answer, which may be stored";
     assert!(err(&output).contains(said), "{}", err(&output));
@@ -168,14 +194,14 @@ fn publishing_goes_on_over_a_nodes_death() {
     let path = file(&folder, "f.ndjson", lines(3000).join("\n"));
     let endpoint = server.endpoint();
     let args = ["publish", "s", "--file", text(&path), "--rate", "2000", "--key-field", "plane"];
-    let child = command(&[&args[..], &["--endpoint", &endpoint]].concat()).spawn().unwrap();
+    let publishing = Running::start(command(&[&args[..], &["--endpoint", &endpoint]].concat()));
     for part in 1..3 {
         wait_until("it publishes", || stored(&server, 2) > part * 800);
         server.kill();
         std::thread::sleep(Duration::from_millis(200));
         server.restart();
     }
-    let output = child.wait_with_output().unwrap();
+    let output = publishing.end();
     assert_eq!(code(&output), 0, "{}", err(&output));
     assert!(err(&output).contains("published 3,000 events"), "{}", err(&output));
     assert_eq!(stored(&server, 2), 3000);
@@ -187,13 +213,16 @@ fn time_without_progress_is_an_exit_code() {
     let folder = TempDir::new().unwrap();
     let path = file(&folder, "f.ndjson", "1\n2\n");
     server.faults(Faults { mute: true, ..Faults::default() });
-    let args = ["publish", "s", "--file", text(&path), "--timeout", "500ms"];
-    let output = at(&server, &args);
+    // Long enough for a slow machine to connect and send in.
+    let output = at(&server, &["publish", "s", "--file", text(&path), "--timeout", "5s"]);
     assert_eq!(code(&output), 4, "{}", err(&output));
-    assert!(err(&output).contains("no acknowledgement for 0.5 s"), "{}", err(&output));
+    assert!(err(&output).contains("no acknowledgement for "), "{}", err(&output));
     assert!(err(&output).contains("0 events acknowledged; 2 events sent"), "{}", err(&output));
     server.kill();
-    for args in [&args[..], &["consume", "s", "--timeout", "500ms"]] {
+    for args in [
+        &["publish", "s", "--file", text(&path), "--timeout", "500ms"][..],
+        &["consume", "s", "--timeout", "500ms"],
+    ] {
         let output = at(&server, args);
         assert_eq!(code(&output), 4, "{}", err(&output));
         assert!(err(&output).contains(&server.endpoint()), "{}", err(&output));
@@ -247,11 +276,12 @@ fn a_reader_that_goes_away_ends_it_quietly() {
     let folder = TempDir::new().unwrap();
     let path = file(&folder, "f.ndjson", lines(50_000).join("\n"));
     assert_eq!(code(&at(&server, &["publish", "s", "--file", text(&path)])), 0);
-    let mut child = command(&["consume", "s", "--endpoint", &server.endpoint()]).spawn().unwrap();
+    let mut consuming = Running::start(command(&["consume", "s", "--endpoint", &server.endpoint()]));
     let mut first = String::new();
-    BufReader::with_capacity(64, child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    let stdout = consuming.child().stdout.take().unwrap();
+    BufReader::with_capacity(64, stdout).read_line(&mut first).unwrap();
     assert_eq!(first.trim_end(), lines(1)[0]);
-    let output = child.wait_with_output().unwrap();
+    let output = consuming.end();
     assert_eq!((code(&output), err(&output).as_str()), (0, ""));
 }
 
@@ -289,16 +319,16 @@ fn a_tail_shows_what_comes_at_once_and_ends_with_ctrl_c() {
     let server = FakeServer::start(9, 1);
     let folder = TempDir::new().unwrap();
     let path = file(&folder, "f.ndjson", "{\"late\":true}\n");
-    let mut child =
-        command(&["consume", "s", "--from", "end", "--endpoint", &server.endpoint()]).spawn().unwrap();
-    let mut tail = BufReader::new(child.stdout.take().unwrap());
-    std::thread::sleep(Duration::from_millis(500));
+    let endpoint = server.endpoint();
+    let mut consuming = Running::start(command(&["consume", "s", "--from", "end", "--endpoint", &endpoint]));
+    let mut tail = BufReader::new(consuming.child().stdout.take().unwrap());
+    wait_until("the tail reads", || server.readers() == 1);
     assert_eq!(code(&at(&server, &["publish", "s", "--file", text(&path)])), 0);
     let mut line = String::new();
     tail.read_line(&mut line).unwrap();
     assert_eq!(line, "{\"late\":true}\n");
-    interrupt(&child);
-    assert_eq!(code(&child.wait_with_output().unwrap()), 130);
+    consuming.interrupt();
+    assert_eq!(code(&consuming.end()), 130);
 }
 
 #[test]
@@ -347,18 +377,21 @@ fn verify_says_no_with_its_exit_code_and_why() {
     let folder = TempDir::new().unwrap();
     let path = file(&folder, "f.ndjson", lines(100).join("\n"));
     let cluster = cluster(&folder, &[("us", &us), ("eu", &eu)]);
-    let verify = ["verify", "s", "--timeout", "1s", "--cluster", text(&cluster)];
+    let verify_within = |timeout: &str, options: &[&str]| {
+        run(&[&["verify", "s", "--timeout", timeout, "--cluster", text(&cluster)][..], options].concat())
+    };
+    let verify = |options: &[&str]| verify_within("30s", options);
     let publish = |region: &str| {
         run(&["publish", "s", "--file", text(&path), "--cluster", text(&cluster), "--region", region])
     };
     assert_eq!(code(&publish("us")), 0);
 
-    let output = run(&[&verify[..], &["--json"]].concat());
+    let output = verify(&["--json"]);
     assert_eq!(code(&output), 1);
     let report = json(&output);
     assert_eq!(report["agree"], false);
     assert_eq!(report["lanes"][0]["copies"][1]["status"], "behind");
-    let output = run(&verify);
+    let output = verify(&[]);
     assert_eq!(code(&output), 1);
     assert!(out(&output).contains("region eu is behind by"), "{}", out(&output));
 
@@ -368,7 +401,7 @@ fn verify_says_no_with_its_exit_code_and_why() {
             eu.store.lock().mirror("s", name.1.region.0, name.0.0, &batch.bytes);
         }
     }
-    let output = run(&[&verify[..], &["--json"]].concat());
+    let output = verify(&["--json"]);
     assert_eq!(code(&output), 0, "{}", out(&output));
     let report = json(&output);
     assert_eq!((&report["agree"], &report["events"]), (&true.into(), &100.into()));
@@ -388,16 +421,18 @@ fn verify_says_no_with_its_exit_code_and_why() {
         *bytes.last_mut().unwrap() ^= 1;
         log.batches[0].bytes = bytes.into();
     }
-    let output = run(&verify);
+    let output = verify(&[]);
     assert_eq!(code(&output), 1);
     assert!(out(&output).contains("region eu differs from us at offset 0"), "{}", out(&output));
 
+    // Whoever is dead is waited for all of that time.
+    let verify_after_deaths = |options: &[&str]| verify_within("5s", options);
     eu.kill();
-    let output = run(&[&verify[..], &["--json"]].concat());
+    let output = verify_after_deaths(&["--json"]);
     assert_eq!(code(&output), 1);
     assert_eq!(json(&output)["regions"][1]["status"], "unreachable");
     drop(us);
-    let output = run(&verify);
+    let output = verify_after_deaths(&[]);
     assert_eq!(code(&output), 4, "{}", err(&output));
 }
 

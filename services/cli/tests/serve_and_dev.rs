@@ -43,7 +43,9 @@ impl Dev {
         let process = Command::new(MERIDIAN)
             .args(args)
             .args(more)
-            .stdin(Stdio::null())
+            // Its stdin ends when this process does, whatever ended it.
+            .arg("--until-stdin-ends")
+            .stdin(Stdio::piped())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
@@ -83,7 +85,9 @@ impl Drop for Dev {
 }
 
 fn signal(name: &str, pid: u32) {
-    assert!(Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().unwrap().success());
+    // The shell's own: not every machine has a program of that name.
+    let kill = ["-c", "kill -\"$0\" \"$1\"", name, &pid.to_string()];
+    assert!(Command::new("sh").args(kill).status().unwrap().success());
 }
 
 /// Whether a process runs; one that has ended and was not waited for does not.
@@ -147,8 +151,9 @@ fn a_killed_node_is_started_again_by_hand_and_by_respawn() {
     assert_eq!(dev.process.try_wait().unwrap(), None, "dev outlives its nodes");
     let config = folder.join("us-1/node.toml");
     let mut by_hand = Command::new(MERIDIAN)
-        .args(["serve", "--config", config.to_str().unwrap()])
-        .stdin(Stdio::null())
+        // Its stdin ends when this test does, also by a failure.
+        .args(["serve", "--config", config.to_str().unwrap(), "--until-stdin-ends"])
+        .stdin(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
@@ -169,6 +174,16 @@ fn a_killed_node_is_started_again_by_hand_and_by_respawn() {
     assert!(runs(third));
     dev.end();
     assert!(!runs(third), "dev takes its nodes along");
+}
+
+#[test]
+fn dev_ends_in_order_with_the_one_who_started_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut dev = Dev::start(&dir.path().join("world"), &[]);
+    let node = dev.pid();
+    drop(dev.process.stdin.take());
+    assert!(dev.process.wait().unwrap().success(), "{}", dev.said());
+    assert!(!runs(node), "dev takes its nodes along");
 }
 
 #[test]

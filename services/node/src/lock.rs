@@ -32,7 +32,7 @@ pub enum LockError {
 #[derive(Debug)]
 pub struct FolderLock {
     // Held for its lock alone.
-    _file: File,
+    file: File,
 }
 
 impl FolderLock {
@@ -59,7 +59,14 @@ impl FolderLock {
         file.set_len(0).map_err(io)?;
         file.rewind().map_err(io)?;
         file.write_all(std::process::id().to_string().as_bytes()).map_err(io)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // To close the file is not enough: a child that is being forked has it too, until it becomes another program.
+        let _ = self.file.unlock();
     }
 }
 

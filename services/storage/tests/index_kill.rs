@@ -22,6 +22,8 @@ use meridian_types::Seq;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+const FIRST_LINE_WITHIN: Duration = Duration::from_secs(60);
+
 /// By position in [`shards`], so that a line is short.
 type Marks = BTreeMap<usize, Seq>;
 
@@ -87,8 +89,10 @@ fn parent() {
     let mut world = World::new(seed);
     let (mut opened_at, mut lost, mut beyond_flush) = (Marks::new(), 0, 0);
     for round in 0..kills {
+        // Most live until they have applied something, however slow the machine is; the others may die as they open.
+        let after_applied = rng.random_bool(0.8);
         let wait = Duration::from_millis(rng.random_range(0..250));
-        let (applied, flushed) = run_and_kill(folder.path(), seed, round, wait);
+        let (applied, flushed) = run_and_kill(folder.path(), seed, round, after_applied, wait);
         let index = open(folder.path());
         for (at, shard) in shards().into_iter().enumerate() {
             let found = index.applied(shard).expect("a mark").map_or(Seq::ZERO, |mark| mark.seq);
@@ -114,7 +118,7 @@ fn parent() {
 }
 
 /// What the child has said before it was killed.
-fn run_and_kill(folder: &Path, seed: u64, round: u64, wait: Duration) -> (Marks, Marks) {
+fn run_and_kill(folder: &Path, seed: u64, round: u64, after_applied: bool, wait: Duration) -> (Marks, Marks) {
     let program = std::env::current_exe().expect("this program");
     let mut child = Command::new(program)
         .args(["child", &folder.display().to_string(), &seed.to_string(), &round.to_string()])
@@ -122,6 +126,7 @@ fn run_and_kill(folder: &Path, seed: u64, round: u64, wait: Duration) -> (Marks,
         .spawn()
         .expect("a child");
     let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
+    let (told, hear) = std::sync::mpsc::channel();
     let listener = std::thread::spawn(move || {
         let (mut applied, mut flushed) = (Marks::new(), Marks::new());
         let mut line = String::new();
@@ -134,10 +139,16 @@ fn run_and_kill(folder: &Path, seed: u64, round: u64, wait: Duration) -> (Marks,
                 _ => panic!("the child said {line:?}"),
             };
             marks.insert(number(words[1]) as usize, Seq(number(words[2])));
+            // Only the first is waited for.
+            let _ = told.send(());
             line.clear();
         }
         (applied, flushed)
     });
+    if after_applied && hear.recv_timeout(FIRST_LINE_WITHIN).is_err() {
+        let _ = child.kill();
+        panic!("the child has applied nothing in {FIRST_LINE_WITHIN:?} (seed {seed}, kill {round})");
+    }
     let deadline = Instant::now() + wait;
     while Instant::now() < deadline {
         if let Some(status) = child.try_wait().expect("a child") {

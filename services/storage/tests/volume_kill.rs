@@ -118,8 +118,10 @@ fn kill_minus_nine() {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap());
-        // Now and then in the middle of recovery.
-        let after_ready = rng.random_bool(0.9);
+        // Every other life lasts until something was acknowledged, however slow the disk is; of the rest, now and then
+        // one ends in the middle of recovery.
+        let after_ack = kill % 2 == 0;
+        let after_ready = after_ack || rng.random_bool(0.8);
         let mut told = Vec::new();
         if after_ready {
             let mut line = String::new();
@@ -128,6 +130,11 @@ fn kill_minus_nine() {
                 assert!(lines.read_line(&mut line).unwrap() > 0, "kill {kill}: the child ended");
             }
             ready += 1;
+        }
+        while after_ack && !told.last().is_some_and(|line: &String| line.starts_with("ACK")) {
+            let mut line = String::new();
+            assert!(lines.read_line(&mut line).unwrap() > 0, "kill {kill}: the child ended");
+            told.push(line.trim_end().to_owned());
         }
         let wait = Duration::from_micros(rng.random_range(0..30_000));
         let reader = std::thread::spawn(move || {
@@ -160,7 +167,7 @@ fn kill_minus_nine() {
         lost_unacknowledged += verify(dir.path(), &mut logs, seed, kill);
     }
     println!("{kills} kills, {ready} of them when ready, {acknowledged} submissions acknowledged");
-    assert!(acknowledged > kills * 3 && lost_unacknowledged > 0, "{acknowledged}, {lost_unacknowledged}");
+    assert!(acknowledged >= kills / 2 && lost_unacknowledged > 0, "{acknowledged}, {lost_unacknowledged}");
 }
 
 /// Opens what the killed child left and compares. How many submissions are not there (and were not acknowledged).

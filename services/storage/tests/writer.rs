@@ -139,6 +139,8 @@ fn a_sync_that_fails_ends_the_writer_and_answers_nothing() {
     let world = start(formatted(1));
     let log = log(shard(0), 3, 10);
     submit(&world.handle, shard(0), vec![Entry::Frame(log[0].clone())]).recv_timeout(LONG).unwrap();
+    // Or the sync that fails could be one of the thread that makes files ahead.
+    wait_for_stock(&world);
     world.disk.fail_sync(0);
     let second = submit(&world.handle, shard(0), vec![Entry::Frame(log[1].clone())]);
     assert_eq!(world.fatal.recv_timeout(LONG).unwrap().to_string(), "simulated EIO");

@@ -173,11 +173,13 @@ impl Node {
 
     pub async fn up(&mut self) {
         let address = self.net.address(self.id);
+        let start = Instant::now();
         let listener = loop {
             match TcpListener::bind(address) {
                 Ok(listener) => break listener,
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(error) => assert!(start.elapsed() < LONG, "no way back to {address}: {error}"),
             }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         };
         self.run(listener).await;
     }

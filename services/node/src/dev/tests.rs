@@ -1,6 +1,5 @@
 //! The world around its nodes, with nodes that only say that they are ready.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,10 +21,14 @@ async fn fake_node(config: NodeConfig, stop: CancellationToken) -> Result<(), No
                 }
             }
             accepted = listener.accept() => {
-                let (mut stream, _) = accepted?;
-                let mut request = [0; 256];
-                let _ = stream.read(&mut request).await?;
-                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await?;
+                // Whoever dials and is gone, or says nothing, is no trouble of the node's.
+                let Ok((mut stream, _)) = accepted else { continue };
+                tokio::spawn(async move {
+                    let mut request = [0; 256];
+                    let _ = stream.read(&mut request).await;
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                    let _ = stream.write_all(answer).await;
+                });
             }
         }
     }
@@ -33,6 +36,13 @@ async fn fake_node(config: NodeConfig, stop: CancellationToken) -> Result<(), No
 
 fn in_process() -> Launcher {
     Launcher::InProcess(Arc::new(|config, stop| Box::pin(fake_node(config, stop))))
+}
+
+/// Another process writes it: a file that this one has open for writing goes along into a child that another test forks at
+/// that moment, and cannot be executed until that child has let go of it.
+fn write_script(path: &Path, text: &str) {
+    let write = ["-c", "printf %s \"$1\" >\"$0\" && chmod 755 \"$0\"", path.to_str().unwrap(), text];
+    assert!(std::process::Command::new("sh").args(write).status().unwrap().success());
 }
 
 /// This test binary as a node's process: `serve --config X` becomes a run of the test `as_a_process` alone.
@@ -43,8 +53,7 @@ fn processes(folder: &Path) -> Launcher {
         "#!/bin/sh\nset -u\nexport FAKE_NODE=\"$3\"\nexec '{}' --exact dev::tests::as_a_process --nocapture\n",
         me.display()
     );
-    std::fs::write(&exe, script).unwrap();
-    std::fs::set_permissions(&exe, std::fs::Permissions::from_mode(0o755)).unwrap();
+    write_script(&exe, &script);
     Launcher::Processes { exe }
 }
 
@@ -170,19 +179,27 @@ async fn what_cannot_be_is_refused_by_name() {
 
 #[tokio::test]
 async fn base_port_sets_every_port() {
-    let dir = tempfile::tempdir().unwrap();
-    let base = super::ports::free(1).unwrap()[0];
-    let asked = DevOptions { base_port: Some(base), regions: regions(&["a"]), ..options(dir.path()) };
-    match start(asked, in_process()).await {
-        Ok((world, _events)) => {
-            let node = &world.plan().nodes[0];
-            assert_eq!((node.client_port, node.peer_port, node.admin_port), (base, base + 100, base + 200));
-            world.end().await;
+    for _ in 0..100 {
+        let dir = tempfile::tempdir().unwrap();
+        let base = super::ports::free(1).unwrap()[0];
+        let asked = DevOptions { base_port: Some(base), regions: regions(&["a"]), ..options(dir.path()) };
+        match start(asked, in_process()).await {
+            Ok((world, _events)) => {
+                let node = &world.plan().nodes[0];
+                assert_eq!(
+                    (node.client_port, node.peer_port, node.admin_port),
+                    (base, base + 100, base + 200)
+                );
+                return world.end().await;
+            }
+            // Somebody has one of them: then that one is named, and others may be free.
+            Err(DevError::PortInUse { port, .. }) => {
+                assert!([base, base + 100, base + 200].contains(&port), "{port} of {base}");
+            }
+            Err(error) => panic!("{error}"),
         }
-        // Somebody has one of them: then that one is named.
-        Err(DevError::PortInUse { port, .. }) => assert!([base, base + 100, base + 200].contains(&port)),
-        Err(error) => panic!("{error}"),
     }
+    panic!("no three ports are free");
 }
 
 #[tokio::test]
@@ -245,8 +262,7 @@ async fn processes_are_killed_started_again_and_ended() {
 async fn a_node_that_dies_at_its_start_is_shown_with_its_log() {
     let dir = tempfile::tempdir().unwrap();
     let exe = dir.path().join("broken");
-    std::fs::write(&exe, "#!/bin/sh\necho 'the volume is damaged' >&2\nexit 3\n").unwrap();
-    std::fs::set_permissions(&exe, std::fs::Permissions::from_mode(0o755)).unwrap();
+    write_script(&exe, "#!/bin/sh\necho 'the volume is damaged' >&2\nexit 3\n");
     let folder = dir.path().join("world");
     let error = start(options(&folder), Launcher::Processes { exe }).await.unwrap_err().to_string();
     assert!(error.contains("us-1 died before it was ready: exit status: 3"), "{error}");

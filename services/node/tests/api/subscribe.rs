@@ -258,11 +258,18 @@ async fn a_reader_follows_the_catalog_and_starts_once() {
     assert_eq!(error.reason, StreamNotFound);
 }
 
+const SLOW_READER: Duration = Duration::from_secs(3);
+
+async fn until_cut_off(node: &TestNode, readers: u64) {
+    let cut_off = r#"meridian_refused_requests_total{reason="SLOW_READER"}"#;
+    until("slow readers are cut off", async || node.metric(cut_off).await == readers).await;
+}
+
 /// A reader that takes nothing is cut off, and told so if it ever reads again; its batches are still there for others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_takes_nothing_is_cut_off() {
     let node = TestNode::start_with(|config| {
-        config.limits.slow_reader = meridian_node::config::Span::millis(1500);
+        config.limits.slow_reader = meridian_node::config::Span::millis(SLOW_READER.as_millis() as u64);
         config.limits.subscribers = 1;
     })
     .await;
@@ -272,7 +279,7 @@ async fn a_reader_that_takes_nothing_is_cut_off() {
         node.batch(batch_request("a", 0, batch_of(&[&value], None))).await.unwrap();
     }
     let mut slow = Reader::open(&node, "a", earliest(), PLENTY).await;
-    tokio::time::sleep(Duration::from_millis(2000)).await;
+    until_cut_off(&node, 1).await;
     let error = loop {
         if let Err(error) = slow.next().await {
             break error;
@@ -286,23 +293,23 @@ async fn a_reader_that_takes_nothing_is_cut_off() {
     drop(reader);
     let deaf = node.connect();
     let mut opened = None;
-    for _ in 0..100 {
+    until("a place", async || {
         let outgoing = tokio_stream::StreamExt::chain(
             tokio_stream::once(start_again(PLENTY)),
             tokio_stream::pending::<v1::SubscribeRequest>(),
         );
         match events(deaf.clone()).subscribe(outgoing).await {
-            Ok(answers) => {
-                opened = Some(answers.into_inner());
-                break;
-            }
+            Ok(answers) => opened = Some(answers.into_inner()),
             // The last one's place is given back in a moment.
             Err(status) => assert_eq!(refusal(status).reason, Overloaded),
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        opened.is_some()
+    })
+    .await;
     let mut answers = opened.expect("a place");
-    tokio::time::sleep(Duration::from_millis(4500)).await;
+    until_cut_off(&node, 2).await;
+    // It has as long again to take the news, and some more for the connection to end.
+    tokio::time::sleep(2 * SLOW_READER).await;
     let status = loop {
         match answers.message().await {
             Ok(Some(_)) => {}

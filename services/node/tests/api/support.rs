@@ -1,7 +1,8 @@
 //! A node, and callers that see its statuses as they are.
 
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,6 +28,23 @@ use tonic_health::pb::health_client::HealthClient;
 pub const WITHIN: Duration = Duration::from_secs(60);
 const MESSAGE: usize = 32 << 20;
 
+/// Where this run's nodes keep their folders. They stay until the next run, which removes those of all that have ended:
+/// what a node still has under way when it has been told to stop ends the process if its folder is gone.
+static FOLDERS: LazyLock<PathBuf> = LazyLock::new(|| {
+    let runs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("node-api");
+    std::fs::create_dir_all(&runs).unwrap();
+    let own = runs.join(std::process::id().to_string());
+    for run in std::fs::read_dir(&runs).unwrap().map(|run| run.unwrap().path()) {
+        let goes_on = Path::new("/proc").join(run.file_name().unwrap()).exists();
+        if run == own || !goes_on {
+            // Another run that begins just now may have been faster.
+            let _ = std::fs::remove_dir_all(&run);
+        }
+    }
+    std::fs::create_dir_all(&own).unwrap();
+    own
+});
+
 /// A running node.
 pub struct TestNode {
     pub config: NodeConfig,
@@ -47,8 +65,7 @@ impl TestNode {
         let _ = meridian_node::log::init(&quiet);
         // Another process may take a port between our look at it and the node's.
         for _ in 0..10 {
-            // Kept: what a node still has under way when it has been told to stop ends the process if its folder is gone.
-            let folder = tempfile::tempdir().unwrap().keep();
+            let folder = tempfile::tempdir_in(&*FOLDERS).unwrap().keep();
             let mut config = config(&folder);
             change(&mut config);
             config.check().unwrap();
@@ -168,6 +185,29 @@ impl TestNode {
         }
     }
 
+    /// What the admin listener shows under this name and these labels; 0 for labels that were not counted yet.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let text = self.http_get("/metrics").await;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        match line {
+            Some(value) => value.parse().unwrap(),
+            None => {
+                assert!(name.contains('{'), "there is no {name} in:\n{text}");
+                0
+            }
+        }
+    }
+
+    async fn http_get(&self, path: &str) -> String {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut stream = tokio::net::TcpStream::connect(self.config.listen.admin).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
     /// Where a partition's lane ends.
     pub async fn end(&self, stream: &str, partition: u32) -> u64 {
         let request = v1::ListLanesRequest { stream: Some(named(stream)) };
@@ -185,6 +225,15 @@ impl Drop for TestNode {
             let ended = async { tokio::time::timeout(WITHIN, served).await };
             let _ = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(ended));
         }
+    }
+}
+
+/// Looks again and again until it is so.
+pub async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !so().await {
+        assert!(begun.elapsed() < WITHIN, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -154,7 +154,7 @@ async fn a_node_that_listens_and_takes_nobody_in_is_silent() {
     let begun = std::time::Instant::now();
     let silent = consumer.next().await;
     assert!(matches!(silent, Err(ConsumeError::Client(SdkError::Unreachable { .. }))), "{silent:?}");
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ pub struct RealDisk {
     dir: PathBuf,
     handle: File,
     // Held for its lock alone, which the system drops with the process, kill -9 included.
-    _lock: File,
+    lock: File,
 }
 
 impl RealDisk {
@@ -44,12 +44,19 @@ impl RealDisk {
             File::open(parent)?.sync_all()?;
         }
         let handle = File::open(&dir)?;
-        Ok(Self { dir, handle, _lock: lock })
+        Ok(Self { dir, handle, lock })
     }
 
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+}
+
+impl Drop for RealDisk {
+    fn drop(&mut self) {
+        // To close the file is not enough: a child that is being forked has it too, until it becomes another program.
+        let _ = self.lock.unlock();
     }
 }
 

@@ -1,10 +1,10 @@
 //! The gRPC face of the fake region.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _};
 use meridian_types::{Cursor, Lane, Offset, Origin, Partition, StreamId};
@@ -26,6 +26,8 @@ use super::store::{Faults, REGION, Store};
 
 /// The longest that an answer is held back.
 const LATE: Duration = Duration::from_millis(5);
+/// How long a killed server's port may take until it is free.
+const REBIND_WITHIN: Duration = Duration::from_secs(60);
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -52,12 +54,11 @@ impl FakeServer {
         let store = Arc::new(Mutex::new(Store::default()));
         let settings = v1::StreamSettings { partitions, ..v1::StreamSettings::default() };
         store.lock().create("s", settings).unwrap();
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
         let (appended, _) = watch::channel(0);
         let mut server = Self { address, store, appended, runtime: None, seed };
-        server.restart();
+        server.run(listener);
         server
     }
 
@@ -74,6 +75,11 @@ impl FakeServer {
         self.appended.send_modify(|count| *count += 1);
     }
 
+    /// How many subscriptions wait for what comes.
+    pub fn readers(&self) -> usize {
+        self.appended.receiver_count()
+    }
+
     pub fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -83,6 +89,18 @@ impl FakeServer {
     /// On the same port, with the same store.
     pub fn restart(&mut self) {
         self.kill();
+        let give_up = Instant::now() + REBIND_WITHIN;
+        let listener = loop {
+            match TcpListener::bind(self.address) {
+                Ok(listener) => break listener,
+                Err(error) => assert!(Instant::now() < give_up, "no way back to {}: {error}", self.address),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        self.run(listener);
+    }
+
+    fn run(&mut self, listener: TcpListener) {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let node = Node {
@@ -91,16 +109,9 @@ impl FakeServer {
             seed: self.seed,
             address: self.address,
         };
-        let address = self.address;
-        let (ready, is_ready) = std::sync::mpsc::channel();
+        listener.set_nonblocking(true).unwrap();
         runtime.spawn(async move {
-            let listener = loop {
-                match tokio::net::TcpListener::bind(address).await {
-                    Ok(listener) => break listener,
-                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-                }
-            };
-            ready.send(()).unwrap();
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             const MESSAGE: usize = 16 * 1024 * 1024;
             let events = EventServiceServer::new(node.clone()).max_decoding_message_size(MESSAGE);
             tonic::transport::Server::builder()
@@ -111,7 +122,6 @@ impl FakeServer {
                 .await
                 .unwrap();
         });
-        is_ready.recv().unwrap();
         self.runtime = Some(runtime);
     }
 }
@@ -226,6 +236,7 @@ impl EventService for Node {
                 };
                 let faults = node.store.lock().faults.clone();
                 if faults.mute {
+                    node.store.lock().unanswered += 1;
                     continue;
                 }
                 let result = if rng.random_bool(faults.overloaded) {

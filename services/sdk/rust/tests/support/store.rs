@@ -55,6 +55,8 @@ pub struct Store {
     hlc: u64,
     pub faults: Faults,
     pub duplicates: u64,
+    /// Batches that were taken while it was mute.
+    pub unanswered: u64,
 }
 
 fn not_found(name: &str) -> ApiError {

@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long)]
     until_caught_up: bool,
     /// Print a JSON object for each event: partition, origin, offset, hlc, timestamp, key, value, headers.
-    #[arg(long)]
+    #[arg(long, visible_alias = "json")]
     with_metadata: bool,
     /// End after so many events.
     #[arg(long, value_name = "N")]

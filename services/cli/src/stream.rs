@@ -59,10 +59,10 @@ pub struct Create {
 /// How long and how much is kept.
 #[derive(Debug, Args)]
 struct Keep {
-    /// How long events are kept, as 7d; for ever if not given.
+    /// How long events are kept, as 7d; for ever if not given. This release keeps all, and refuses this.
     #[arg(long, value_name = "TIME", value_parser = human::parse_time)]
     retention: Option<Duration>,
-    /// How much of a lane is kept, as 10GiB; all if not given.
+    /// How much of a lane is kept, as 10GiB; all if not given. This release keeps all, and refuses this.
     #[arg(long, value_name = "SIZE", value_parser = human::parse_bytes)]
     retention_bytes: Option<u64>,
 }

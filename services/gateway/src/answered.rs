@@ -1,11 +1,13 @@
 //! The bodies of answers: handed to HTTP/2 in small pieces, each a copy of its own, so that a reader that takes nothing
-//! holds what lies in HTTP/2's buffers and not the batches that they were cut from.
+//! holds what lies in HTTP/2's buffers and not the batches that they were cut from. Each piece holds its request's place
+//! too.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
+use futures::stream::{BoxStream, Stream, StreamExt as _};
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
@@ -13,38 +15,87 @@ use tonic::Status;
 use tonic::body::Body as TonicBody;
 
 use crate::budget::Taken;
+use crate::outgoing::Unfetched;
 
 /// The largest piece.
 const PIECE: usize = 64 * 1024;
 
-/// The bytes of messages that were encoded and not yet handed over, in an answer's extensions.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Delivered(Arc<Mutex<Vec<Taken>>>);
+/// A message behind its gRPC prefix, and its room.
+type Framed = (Bytes, Taken);
 
-impl Delivered {
-    /// A message is on its way into the body.
-    pub fn encoded(&self, message: Taken) {
-        if message.bytes() > 0 {
-            self.0.lock().push(message);
-        }
+/// Messages that go into the body before what tonic encodes, in an answer's extensions: tonic's buffer would keep the size
+/// of the largest for as long as the stream lives.
+#[derive(Clone)]
+pub(crate) struct AnswerMessages(Arc<Mutex<Option<BoxStream<'static, Framed>>>>);
+
+impl AnswerMessages {
+    pub fn new(messages: impl Stream<Item = Framed> + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Some(messages.boxed()))))
+    }
+}
+
+/// Room that an answer takes until it was handed over, in its extensions.
+#[derive(Clone)]
+pub(crate) struct AnswerRoom(Arc<Mutex<Option<(Taken, Unfetched)>>>);
+
+impl AnswerRoom {
+    pub fn new(room: Taken, unfetched: Unfetched) -> Self {
+        Self(Arc::new(Mutex::new(Some((room, unfetched)))))
     }
 }
 
 /// See the module.
 pub(crate) struct AnswerBody {
     inner: TonicBody,
-    delivered: Option<Delivered>,
-    /// What of the last chunk is left.
+    messages: Option<BoxStream<'static, Framed>>,
+    /// What is left of the last message, or of the last chunk of tonic's.
     rest: Bytes,
-    /// The bytes of the messages in it.
-    held: Vec<Taken>,
-    _place: OwnedSemaphorePermit,
+    /// Its room.
+    taken: Taken,
+    _room: Option<(Taken, Unfetched)>,
+    place: Arc<OwnedSemaphorePermit>,
 }
 
 impl AnswerBody {
-    /// A body that holds a place until it has been handed over.
-    pub fn new(inner: TonicBody, delivered: Option<Delivered>, place: OwnedSemaphorePermit) -> Self {
-        Self { inner, delivered, rest: Bytes::new(), held: Vec::new(), _place: place }
+    /// A body that holds a place until HTTP/2 has nothing left of it.
+    pub fn new(
+        inner: TonicBody,
+        messages: Option<AnswerMessages>,
+        room: Option<AnswerRoom>,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        Self {
+            inner,
+            messages: messages.and_then(|messages| messages.0.lock().take()),
+            rest: Bytes::new(),
+            taken: Taken::default(),
+            _room: room.and_then(|room| room.0.lock().take()),
+            place: Arc::new(place),
+        }
+    }
+
+    /// Copies what fits of what is left; gives its room back when nothing is.
+    fn copy_into(&mut self, piece: &mut Vec<u8>) {
+        let part = &self.rest[..self.rest.len().min(PIECE - piece.len())];
+        piece.extend_from_slice(part);
+        let copied = part.len();
+        self.rest.advance(copied);
+        if self.rest.is_empty() {
+            // An empty slice would keep all of it.
+            (self.rest, self.taken) = (Bytes::new(), Taken::default());
+        }
+    }
+}
+
+/// Bytes on their way to a client, and the place of their request.
+struct Piece {
+    bytes: Box<[u8]>,
+    _place: Arc<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -56,40 +107,45 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.rest.is_empty() {
-            // All of the last chunk has been copied.
-            self.held.clear();
-            let frame = match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
+        let this = &mut *self;
+        let mut piece = Vec::new();
+        this.copy_into(&mut piece);
+        // Messages that are at hand share a piece.
+        while piece.len() < PIECE
+            && let Some(messages) = &mut this.messages
+        {
+            match messages.poll_next_unpin(context) {
+                Poll::Ready(Some(message)) => {
+                    (this.rest, this.taken) = message;
+                    this.copy_into(&mut piece);
+                }
+                Poll::Ready(None) => this.messages = None,
+                Poll::Pending if piece.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        if piece.is_empty() {
+            let frame = match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
                 Some(Ok(frame)) => frame,
                 end => return Poll::Ready(end),
             };
-            let chunk = match frame.into_data() {
-                Ok(chunk) => chunk,
-                Err(frame) => return Poll::Ready(Some(Ok(frame))),
-            };
-            // A chunk holds every message that was encoded so far.
-            let held = self.delivered.as_ref().map(|delivered| std::mem::take(&mut *delivered.0.lock()));
-            if chunk.len() <= PIECE {
-                return Poll::Ready(Some(Ok(Frame::data(chunk))));
+            match frame.into_data() {
+                Ok(chunk) => this.rest = chunk,
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
             }
-            (self.rest, self.held) = (chunk, held.unwrap_or_default());
+            this.copy_into(&mut piece);
         }
-        let piece = Bytes::copy_from_slice(&self.rest[..PIECE.min(self.rest.len())]);
-        self.rest.advance(piece.len());
-        if self.rest.is_empty() {
-            // An empty slice would keep the chunk.
-            self.rest = Bytes::new();
-            self.held.clear();
-        }
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+        let piece = Piece { bytes: piece.into_boxed_slice(), _place: this.place.clone() };
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(piece)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.inner.is_end_stream()
+        self.messages.is_none() && self.rest.is_empty() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.rest.is_empty() { self.inner.size_hint() } else { SizeHint::default() }
+        let is_inner = self.messages.is_none() && self.rest.is_empty();
+        if is_inner { self.inner.size_hint() } else { SizeHint::default() }
     }
 }
 
@@ -102,7 +158,7 @@ mod tests {
     use super::*;
     use crate::budget::ByteBudget;
 
-    struct Chunks(Vec<Bytes>, Delivered, Arc<ByteBudget>);
+    struct Chunks(Vec<Bytes>);
 
     impl Body for Chunks {
         type Data = Bytes;
@@ -112,37 +168,51 @@ mod tests {
             mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-            if self.0.is_empty() {
-                return Poll::Ready(None);
-            }
-            let chunk = self.0.remove(0);
-            self.1.encoded(self.2.take(chunk.len() as u64).unwrap());
-            Poll::Ready(Some(Ok(Frame::data(chunk))))
+            let chunk = if self.0.is_empty() { None } else { Some(self.0.remove(0)) };
+            Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))))
         }
     }
 
+    fn chunks() -> Vec<Bytes> {
+        let sizes = [10, PIECE, 0, 1, PIECE + 1, 5 * PIECE, 3];
+        sizes.iter().map(|&len| Bytes::from(vec![len as u8; len])).collect()
+    }
+
     #[test]
-    fn pieces_are_copies_and_what_is_handed_over_is_given_back() {
+    fn pieces_are_copies_that_hold_the_place() {
         let budget = ByteBudget::new(1 << 20);
         let places = Arc::new(Semaphore::new(1));
-        let chunks: Vec<Bytes> =
-            [10, PIECE, PIECE + 1, 5 * PIECE].iter().map(|&len| Bytes::from(vec![len as u8; len])).collect();
-        let whole: Vec<u8> = chunks.concat();
-        let delivered = Delivered::default();
-        let inner = TonicBody::new(Chunks(chunks, delivered.clone(), budget.clone()));
-        let place = places.clone().try_acquire_owned().unwrap();
-        let mut body = AnswerBody::new(inner, Some(delivered), place);
-        let mut got = Vec::new();
-        let mut context = Context::from_waker(Waker::noop());
-        while let Poll::Ready(Some(frame)) = Pin::new(&mut body).poll_frame(&mut context) {
-            let piece = frame.unwrap().into_data().unwrap();
-            assert!(piece.len() <= PIECE);
-            got.extend_from_slice(&piece);
-            assert_eq!(budget.taken() > 0, !body.rest.is_empty(), "held while there is a rest");
+        for past_tonic in [false, true] {
+            let (inner, messages) = if past_tonic { (vec![], chunks()) } else { (chunks(), vec![]) };
+            let messages: Vec<Framed> = messages
+                .into_iter()
+                .map(|chunk| {
+                    let taken = budget.take(chunk.len() as u64).unwrap();
+                    (chunk, taken)
+                })
+                .collect();
+            let all = budget.taken();
+            let messages = AnswerMessages::new(futures::stream::iter(messages));
+            let place = places.clone().try_acquire_owned().unwrap();
+            let mut body = AnswerBody::new(TonicBody::new(Chunks(inner)), Some(messages), None, place);
+            let (mut got, mut pieces) = (0, Vec::new());
+            let mut context = Context::from_waker(Waker::noop());
+            while let Poll::Ready(Some(frame)) = Pin::new(&mut body).poll_frame(&mut context) {
+                let piece = frame.unwrap().into_data().unwrap();
+                assert!(piece.len() <= PIECE);
+                got += piece.len();
+                if past_tonic {
+                    assert!(budget.taken() <= all.saturating_sub(got as u64) + 5 * PIECE as u64);
+                }
+                pieces.push(piece);
+            }
+            assert_eq!(pieces.concat(), chunks().concat());
+            drop(body);
+            assert_eq!((budget.taken(), places.available_permits()), (0, 0));
+            pieces.truncate(1);
+            assert_eq!(places.available_permits(), 0, "HTTP/2 still has a piece");
+            pieces.clear();
+            assert_eq!(places.available_permits(), 1);
         }
-        assert_eq!(got, whole);
-        assert_eq!((budget.taken(), places.available_permits()), (0, 0));
-        drop(body);
-        assert_eq!(places.available_permits(), 1);
     }
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use meridian_mirror::{LinkState, LinkStatus};
 use meridian_shard::{Progress, ShardHandle};
-use meridian_types::{Lane, Offset, Timestamp};
+use meridian_types::{Lane, Offset, Seq, Timestamp};
 use meridian_wire::{ApiError, Reason, v1};
 use tonic::{Request, Response, Status};
 
-use crate::shared::Gateway;
+use crate::shared::{Gateway, blocking};
 
 /// Implements ClusterService.
 pub(crate) struct Cluster(pub Gateway);
@@ -82,7 +82,7 @@ impl Cluster {
     }
 
     /// What other regions lack of this one, by their durable marks: known here even while they are out of reach.
-    fn outbound(&self) -> Result<(Vec<v1::Link>, v1::AtRisk), ApiError> {
+    fn outbound(&self) -> (Vec<v1::Link>, v1::AtRisk) {
         let now = self.0.clock().now();
         let home = self.0.host().home();
         let shards: Vec<(ShardHandle, Progress)> = self
@@ -105,7 +105,7 @@ impl Cluster {
                 if mark.seq < progress.applied {
                     backlog.events += progress.totals.events.saturating_sub(mark.totals.events);
                     backlog.bytes += progress.totals.bytes.saturating_sub(mark.totals.bytes);
-                    backlog.oldest_ms = backlog.oldest_ms.max(self.age_after(shard, mark.seq, now)?);
+                    backlog.oldest_ms = backlog.oldest_ms.max(self.age_after(shard, mark.seq, now));
                 }
             }
             links.push(v1::Link {
@@ -124,37 +124,32 @@ impl Cluster {
                 at_risk.events += events;
                 at_risk.bytes += progress.totals.bytes.saturating_sub(best.totals.bytes);
                 if events > 0 {
-                    at_risk.oldest_ms = at_risk.oldest_ms.max(self.age_after(shard, best.seq, now)?);
+                    at_risk.oldest_ms = at_risk.oldest_ms.max(self.age_after(shard, best.seq, now));
                 }
             }
         }
-        Ok((links, at_risk))
+        (links, at_risk)
     }
 
-    /// How long ago the frame after `seq` was written, in milliseconds.
-    fn age_after(
-        &self,
-        shard: &ShardHandle,
-        seq: meridian_types::Seq,
-        now: Timestamp,
-    ) -> Result<u64, ApiError> {
-        let frames = self
-            .0
-            .host()
-            .reader()
-            .frames(shard.id, seq.next(), 1)
-            .map_err(|error| ApiError::new(Reason::Damaged, error.to_string()))?;
-        Ok(frames.first().map_or(0, |frame| now.0.saturating_sub(frame.header.hlc.time().0)))
+    async fn lag(&self) -> Result<v1::GetLagResponse, ApiError> {
+        self.0.check_ready()?;
+        let this = Self(self.0.clone());
+        let (outbound, at_risk) = blocking(move || Ok(this.outbound())).await?;
+        let inbound = self.0.links().statuses().into_iter().map(|status| self.inbound(status)).collect();
+        Ok(v1::GetLagResponse { inbound, outbound, at_risk: Some(at_risk) })
+    }
+
+    /// How long ago the frame after `seq` was written, in milliseconds. Of one that cannot be read the age is not known,
+    /// and 0: how much there is matters more.
+    fn age_after(&self, shard: &ShardHandle, seq: Seq, now: Timestamp) -> u64 {
+        let frames = self.0.host().reader().frames(shard.id, seq.next(), 1).unwrap_or_default();
+        frames.first().map_or(0, |frame| now.0.saturating_sub(frame.header.hlc.time().0))
     }
 
     async fn lanes(&self, request: v1::ListLanesRequest) -> Result<v1::ListLanesResponse, ApiError> {
         let (_, row) = self.0.stream(request.stream.as_ref()).await?;
-        let lanes = self
-            .0
-            .host()
-            .reader()
-            .lanes_of(row.id)
-            .map_err(|error| ApiError::new(Reason::Damaged, error.to_string()))?;
+        let (reader, id) = (self.0.host().reader(), row.id);
+        let lanes = blocking(move || reader.lanes_of(id)).await?;
         let state = self.0.catalog().state();
         let lanes = lanes
             .into_iter()
@@ -187,10 +182,7 @@ impl Cluster {
         }
         let reader = self.0.host().reader();
         let (start, end) = (Offset(request.start), Offset(request.end));
-        let digest = tokio::task::spawn_blocking(move || reader.digest(lane, start, end))
-            .await
-            .map_err(|_| ApiError::new(Reason::NotReady, "the node is stopping"))?
-            .map_err(|error| ApiError::new(Reason::Damaged, error.to_string()))?;
+        let digest = blocking(move || reader.digest(lane, start, end)).await?;
         let (damaged_at, damage) = match digest.damaged {
             Some((offset, why)) => (Some(offset.0), why),
             None => (None, String::new()),
@@ -219,26 +211,20 @@ impl v1::cluster_service_server::ClusterService for Cluster {
         &self,
         _request: Request<v1::GetLagRequest>,
     ) -> Result<Response<v1::GetLagResponse>, Status> {
-        self.0.check_ready()?;
-        let this = Self(self.0.clone());
-        let (outbound, at_risk) = tokio::task::spawn_blocking(move || this.outbound())
-            .await
-            .map_err(|_| ApiError::new(Reason::NotReady, "the node is stopping"))??;
-        let inbound = self.0.links().statuses().into_iter().map(|status| self.inbound(status)).collect();
-        Ok(Response::new(v1::GetLagResponse { inbound, outbound, at_risk: Some(at_risk) }))
+        self.0.answer(self.lag().await)
     }
 
     async fn list_lanes(
         &self,
         request: Request<v1::ListLanesRequest>,
     ) -> Result<Response<v1::ListLanesResponse>, Status> {
-        Ok(Response::new(self.lanes(request.into_inner()).await?))
+        self.0.answer(self.lanes(request.into_inner()).await)
     }
 
     async fn digest_lane(
         &self,
         request: Request<v1::DigestLaneRequest>,
     ) -> Result<Response<v1::DigestLaneResponse>, Status> {
-        Ok(Response::new(self.digest(request.into_inner()).await?))
+        self.0.answer(self.digest(request.into_inner()).await)
     }
 }

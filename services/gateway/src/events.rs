@@ -1,30 +1,39 @@
 //! EventService: publishing and reading.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use meridian_batch::{BatchBuilder, Codec, Event, Header, Limits, Producer, Sequence};
 use meridian_metadata::catalog::StreamRow;
+use meridian_types::limits::PARTITIONS;
 use meridian_types::{Offset, Partition, ProducerEpoch, ProducerId, Timestamp, partition_for_key};
-use meridian_wire::{ApiError, PUBLISH_EVENTS, Reason, v1};
+use meridian_wire::{ApiError, PUBLISH_EVENTS, PublishCounts, Reason, count_publish, decode, v1};
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::answered::Delivered;
+use crate::answered::{AnswerMessages, AnswerRoom};
 use crate::budget::Taken;
+use crate::call::{BATCH_OVERHEAD, PUBLISH_BATCHES};
 use crate::connections::Connection;
-use crate::metered::Received;
-use crate::outgoing::{Outgoing, outgoing};
-use crate::publish::{Begun, batch_error, check_durability, deadline};
+use crate::metered::{PATIENCE, overloaded};
+use crate::outgoing::{Outgoing, close_unless_fetched, in_order, outgoing};
+use crate::publish::{Begun, Room, batch_error, check_durability, deadline};
+use crate::received::{Arrived, Incoming, Received};
 use crate::shared::Gateway;
 
 /// Batches of one stream of PublishBatches that may be without an answer that was taken; beyond, no more are read.
 const ANSWERS: usize = 512;
 /// More than what an event without a key, a value and headers takes in a batch.
 const EVENT_OVERHEAD: usize = 32;
+/// What an event takes beyond its bytes while it is taken apart and answered, and what a header takes: as little as two
+/// bytes bring one.
+const EVENT_MEMORY: u64 = 384;
+const HEADER_MEMORY: u64 = 192;
+/// Up to so much is covered by what is allowed for each request.
+const FREE_MEMORY: u64 = 256 * 1024;
 
 /// Implements EventService.
 pub(crate) struct Events {
@@ -42,13 +51,30 @@ impl Events {
         error.into()
     }
 
-    /// `held`: the request's bytes of the budget.
-    async fn publish_events(
-        &self,
-        request: v1::PublishRequest,
-        mut held: Taken,
-    ) -> Result<v1::PublishResponse, ApiError> {
+    /// What the events of a publish take while they are taken apart, beyond what it was let in with.
+    async fn room_for_events(&self, counts: PublishCounts) -> Result<Taken, ApiError> {
+        let (events, headers) = (counts.events as u64, counts.headers as u64);
+        let batches = events.saturating_sub(PUBLISH_BATCHES).min(PARTITIONS.into());
+        let bytes = events * EVENT_MEMORY + headers * HEADER_MEMORY + batches * BATCH_OVERHEAD;
+        if batches == 0 && bytes <= FREE_MEMORY {
+            return Ok(Taken::default());
+        }
+        let budget = self.gateway.decoded();
+        // Who has room here waits for no other room: nobody waits in a circle.
+        let room = tokio::time::timeout(PATIENCE, budget.acquire(bytes)).await;
+        room.ok().flatten().ok_or_else(|| overloaded("large publishes", budget))
+    }
+
+    /// Publishes, and gives the room that the answer takes.
+    async fn publish_events(&self, arrived: Arrived) -> Result<(v1::PublishResponse, Taken), ApiError> {
         let gateway = &self.gateway;
+        let Arrived { bytes, taken: mut held } = arrived;
+        let counts = count_publish(&bytes)?;
+        // No more batches than events: what was let in for the rest is others'.
+        let batches = PUBLISH_BATCHES.min(counts.events as u64);
+        held = held.split(bytes.len() as u64 + batches * BATCH_OVERHEAD);
+        let mut decoded = self.room_for_events(counts).await?;
+        let request: v1::PublishRequest = decode(bytes)?;
         let (_, stream) = gateway.stream(request.stream.as_ref()).await?;
         check_durability(request.durability.as_ref())?;
         // More than the most are refused before they are decoded.
@@ -76,13 +102,18 @@ impl Events {
             results.resize(results.len() + places.len(), None);
             let started = match encode(events, producer) {
                 Ok(batch) => {
-                    let held = held.split(batch.len() as u64);
-                    gateway.begin_publish(&stream, partition, batch, deadline, held).await
+                    let needed = batch.len() as u64 + BATCH_OVERHEAD;
+                    let message = held.split(needed);
+                    let missing = needed - message.bytes();
+                    let room = Room::new(message, decoded.split(missing));
+                    gateway.begin_publish(&stream, partition, batch, deadline, room).await
                 }
                 Err(error) => Err(error),
             };
             begun.push((places, started));
         }
+        // The batches have what they need.
+        drop(held);
         // A request that fails as a whole is an error; one that fails in part says so event by event.
         let only = begun.len() == 1;
         for (places, started) in begun {
@@ -97,17 +128,16 @@ impl Events {
                 results[place] = Some(event_result(&published, i as u64));
             }
         }
-        Ok(v1::PublishResponse { results: results.into_iter().flatten().collect() })
+        let answer = v1::PublishResponse { results: results.into_iter().flatten().collect() };
+        Ok((answer, decoded.split(counts.events as u64 * EVENT_MEMORY)))
     }
 
     /// Takes batch after batch and lets each be answered when it is committed, until the client ends or the node stops.
     async fn take_batches(
         gateway: Gateway,
-        received: Received,
-        mut requests: Streaming<v1::PublishBatchesRequest>,
+        mut requests: Incoming<v1::PublishBatchesRequest>,
         outgoing: Outgoing<v1::PublishBatchesResponse>,
     ) {
-        let mut streams = HashMap::new();
         let under_way = Arc::new(());
         let end = loop {
             // A place for the answer is taken before the batch is read, so that a client that does not take its answers is
@@ -126,14 +156,14 @@ impl Events {
                 () = gateway.until_draining() => break gateway.not_ready(),
                 message = requests.message() => message,
             };
-            let request = match message {
-                Ok(Some(request)) => request,
+            let (request, held) = match message {
+                Ok(Some(message)) => message,
                 Ok(None) => return,
                 // What was queued is answered first; then the client hears why no more is read.
                 Err(status) => return outgoing.end_with(status),
             };
-            let (request_id, held) = (request.request_id, received.next());
-            match begin_batch(&gateway, &mut streams, request, held).await {
+            let request_id = request.request_id;
+            match begin_batch(&gateway, request, held).await {
                 Ok(begun) => {
                     let (gateway, under_way) = (gateway.clone(), under_way.clone());
                     tokio::spawn(async move {
@@ -181,26 +211,15 @@ async fn place_for_answer(
 
 async fn begin_batch(
     gateway: &Gateway,
-    streams: &mut HashMap<(String, String), Arc<StreamRow>>,
     request: v1::PublishBatchesRequest,
-    held: Taken,
+    message: Taken,
 ) -> Result<Begun, ApiError> {
     check_durability(request.durability.as_ref())?;
-    // Looked up by id each time: a stream can be deleted or grow while the connection stays.
-    let name = request.stream.as_ref().map(|s| (s.tenant.clone(), s.stream.clone())).unwrap_or_default();
-    let known = streams.get(&name).and_then(|row| gateway.catalog().state().stream(row.id).cloned());
-    let stream = match known.filter(|_| gateway.is_ready()) {
-        Some(row) => row,
-        None => gateway.stream(request.stream.as_ref()).await?.1,
-    };
-    let stream = if request.partition >= stream.settings.partitions {
-        gateway.stream(request.stream.as_ref()).await?.1
-    } else {
-        stream
-    };
-    streams.insert(name, stream.clone());
-    let deadline = deadline(request.deadline_ms);
-    gateway.begin_publish(&stream, Partition(request.partition), request.batch, deadline, held).await
+    // Each time: a stream can be deleted or grow, and its publisher lose its right, while the connection stays.
+    let (_, stream) = gateway.stream(request.stream.as_ref()).await?;
+    let (partition, deadline) = (Partition(request.partition), deadline(request.deadline_ms));
+    let room = Room::new(message, Taken::default());
+    gateway.begin_publish(&stream, partition, request.batch, deadline, room).await
 }
 
 fn answer(request_id: u64, result: Result<v1::PublishedBatch, ApiError>) -> v1::PublishBatchesResponse {
@@ -290,9 +309,16 @@ impl v1::event_service_server::EventService for Events {
         &self,
         request: Request<v1::PublishRequest>,
     ) -> Result<Response<v1::PublishResponse>, Status> {
-        let held = request.extensions().get::<Received>().map(Received::next).unwrap_or_default();
-        let answer = self.publish_events(request.into_inner(), held).await;
-        answer.map(Response::new).map_err(|error| self.refuse(error))
+        let connection = connection_of(&request);
+        let arrived = Received::of(request.extensions()).next();
+        let arrived = arrived.map_err(|error| self.refuse(error))?;
+        let (answer, room) = self.publish_events(arrived).await.map_err(|error| self.refuse(error))?;
+        let mut response = Response::new(answer);
+        if room.bytes() > FREE_MEMORY {
+            let unfetched = close_unless_fetched(&self.gateway, connection);
+            response.extensions_mut().insert(AnswerRoom::new(room, unfetched));
+        }
+        Ok(response)
     }
 
     async fn publish_batches(
@@ -300,10 +326,9 @@ impl v1::event_service_server::EventService for Events {
         request: Request<Streaming<v1::PublishBatchesRequest>>,
     ) -> Result<Response<Self::PublishBatchesStream>, Status> {
         self.gateway.check_ready().map_err(|error| self.refuse(error))?;
-        let received = request.extensions().get::<Received>().cloned().unwrap_or_default();
-        let (out, stream) = outgoing(ANSWERS, connection_of(&request));
-        tokio::spawn(Self::take_batches(self.gateway.clone(), received, request.into_inner(), out));
-        Ok(Response::new(Box::pin(stream)))
+        let (out, queued, end) = outgoing(ANSWERS, connection_of(&request));
+        tokio::spawn(Self::take_batches(self.gateway.clone(), Incoming::new(request), out));
+        Ok(Response::new(Box::pin(in_order(queued, end))))
     }
 
     async fn init_producer(
@@ -320,12 +345,11 @@ impl v1::event_service_server::EventService for Events {
         request: Request<Streaming<v1::SubscribeRequest>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let connection = connection_of(&request);
-        let delivered = Delivered::default();
-        let opened =
-            crate::subscribe::open(self.gateway.clone(), request.into_inner(), connection, delivered.clone());
-        let stream = opened.await.map_err(|error| self.refuse(error))?;
-        let mut response = Response::new(Box::pin(stream) as Self::SubscribeStream);
-        response.extensions_mut().insert(delivered);
+        let opened = crate::subscribe::open(self.gateway.clone(), Incoming::new(request), connection);
+        let (messages, end) = opened.await.map_err(|error| self.refuse(error))?;
+        // tonic adds how it ends.
+        let mut response = Response::new(end.map(Err).boxed() as Self::SubscribeStream);
+        response.extensions_mut().insert(AnswerMessages::new(messages));
         Ok(response)
     }
 }

@@ -7,21 +7,24 @@
 mod admit;
 mod answered;
 mod budget;
+mod call;
 mod cluster;
 mod connections;
 mod events;
 mod metered;
+mod metered_body;
 mod metrics;
 mod outgoing;
 mod publish;
+mod received;
 mod serve;
 mod shared;
 mod streams;
 mod subscribe;
 
 pub use budget::ByteBudget;
-pub use connections::{ClientStream, Connection, accept};
+pub use connections::{ClientStream, Connection, accept, accepted};
 pub use metered::MeteredLayer;
 pub use metrics::{Metrics, collect_links, collect_shards};
 pub use serve::{ServeOptions, routes};
-pub use shared::{Gateway, GatewayConfig, GatewayParts};
+pub use shared::{CURSOR_BYTES, DECODED_BYTES, Gateway, GatewayConfig, GatewayParts};

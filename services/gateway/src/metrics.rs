@@ -2,6 +2,7 @@
 
 use meridian_mirror::{LinkState, LinkStatus};
 use meridian_shard::ShardHandle;
+use meridian_wire::ApiError;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -54,7 +55,7 @@ pub struct Metrics {
     pub damaged_shards: Gauge,
     /// Frames that were found damaged and are not served.
     pub quarantined_frames: Gauge,
-    /// Bytes of requests in hand.
+    /// Bytes of requests that were taken in, until the shard is done with them.
     pub request_bytes: Gauge,
     /// What the configuration bounds the process's memory by.
     pub memory_bound_bytes: Gauge,
@@ -118,7 +119,7 @@ impl Metrics {
         );
         registry.register(
             "request_bytes_in_hand",
-            "Bytes taken in and not answered",
+            "Bytes taken in, until the shard is done with them",
             self.request_bytes.clone(),
         );
         registry.register(
@@ -126,6 +127,12 @@ impl Metrics {
             "What the configured limits allow the process's memory to grow to",
             self.memory_bound_bytes.clone(),
         );
+    }
+
+    /// Counts a refusal.
+    pub(crate) fn count_refusal(&self, error: &ApiError) {
+        let label = ReasonLabel { reason: error.reason.as_str().to_owned() };
+        self.refused.get_or_create(&label).inc();
     }
 
     /// The text that Prometheus scrapes (OpenMetrics).

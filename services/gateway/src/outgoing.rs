@@ -1,8 +1,8 @@
-//! A stream of answers: what is queued comes first, then how it ends.
+//! A stream of answers: what is queued comes first, then how it ends. And clients that do not fetch them.
 
 use std::convert::Infallible;
 
-use futures::{Stream, StreamExt as _};
+use futures::stream::{BoxStream, Stream, StreamExt as _};
 use meridian_wire::{ApiError, Reason};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,11 +20,14 @@ pub(crate) struct Outgoing<T> {
     connection: Option<Connection>,
 }
 
-/// A queue of so many answers, and the stream of them.
+/// How a stream ends: an error, or nothing.
+pub(crate) type End = BoxStream<'static, Status>;
+
+/// A queue of so many answers; what is queued; and how it ends, to be asked for after that.
 pub(crate) fn outgoing<T: Send + 'static>(
     queue: usize,
     connection: Option<Connection>,
-) -> (Outgoing<T>, impl Stream<Item = Result<T, Status>> + Send + 'static) {
+) -> (Outgoing<T>, ReceiverStream<T>, End) {
     let (answers, queued) = mpsc::channel(queue);
     let (last, end) = oneshot::channel();
     let (alive, gone) = oneshot::channel();
@@ -34,10 +37,42 @@ pub(crate) fn outgoing<T: Send + 'static>(
         drop(alive);
         end
     });
-    let stream = ReceiverStream::new(queued)
-        .map(Ok)
-        .chain(end.filter_map(|end| std::future::ready(end.ok().map(Err))));
-    (Outgoing { answers, last, gone, connection }, stream)
+    let end = end.filter_map(|end| std::future::ready(end.ok())).boxed();
+    (Outgoing { answers, last, gone, connection }, ReceiverStream::new(queued), end)
+}
+
+/// What is queued, then how it ends.
+pub(crate) fn in_order<T: Send + 'static>(
+    queued: ReceiverStream<T>,
+    end: End,
+) -> impl Stream<Item = Result<T, Status>> + Send + 'static {
+    queued.map(Ok).chain(end.map(Err))
+}
+
+/// Lives as long as an answer was not fetched.
+pub(crate) struct Unfetched(
+    #[allow(dead_code, reason = "what counts is when it is dropped")] oneshot::Sender<Infallible>,
+);
+
+/// Closes the connection of a client that does not fetch its answer: what lies there for it is memory that others need.
+pub(crate) fn close_unless_fetched(gateway: &Gateway, connection: Option<Connection>) -> Unfetched {
+    let (alive, gone) = oneshot::channel();
+    close_unless(gone, 2 * gateway.config().slow_reader, connection);
+    Unfetched(alive)
+}
+
+fn close_unless(
+    gone: oneshot::Receiver<Infallible>,
+    within: std::time::Duration,
+    connection: Option<Connection>,
+) {
+    tokio::spawn(async move {
+        if tokio::time::timeout(within, gone).await.is_err()
+            && let Some(connection) = connection
+        {
+            connection.close();
+        }
+    });
 }
 
 impl<T: Send + 'static> Outgoing<T> {
@@ -66,13 +101,7 @@ impl<T: Send + 'static> Outgoing<T> {
         let Self { answers, last, gone, connection } = self;
         let _ = last.send(error.into());
         drop(answers);
-        tokio::spawn(async move {
-            if tokio::time::timeout(patience, gone).await.is_err()
-                && let Some(connection) = connection
-            {
-                connection.close();
-            }
-        });
+        close_unless(gone, patience, connection);
     }
 }
 
@@ -82,7 +111,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_queued_comes_before_the_end() {
-        let (out, stream) = outgoing::<u32>(4, None);
+        let (out, queued, end) = outgoing::<u32>(4, None);
+        let stream = in_order(queued, end);
         out.answers.send(1).await.unwrap();
         let late = out.answers.clone().reserve_owned().await.unwrap();
         out.end(ApiError::new(Reason::NotReady, "stopping"));
@@ -97,15 +127,16 @@ mod tests {
 
     #[tokio::test]
     async fn without_an_error_it_ends_well_and_says_when_it_is_gone() {
-        let (out, stream) = outgoing::<u32>(1, None);
+        let (out, queued, end) = outgoing::<u32>(1, None);
+        let stream = in_order(queued, end);
         let Outgoing { answers, last, gone, .. } = out;
         answers.send(1).await.unwrap();
         drop((answers, last));
         assert_eq!(stream.map(|item| item.unwrap()).collect::<Vec<_>>().await, [1]);
         assert!(gone.await.is_err());
 
-        let (out, stream) = outgoing::<u32>(1, None);
-        drop(stream);
+        let (out, _queued, end) = outgoing::<u32>(1, None);
+        drop(end);
         assert!(out.gone.await.is_err());
     }
 }

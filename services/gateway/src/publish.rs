@@ -10,6 +10,7 @@ use meridian_types::{Partition, RegionName};
 use meridian_wire::{ApiError, Reason, v1};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tonic::{Response, Status};
 
 use crate::budget::Taken;
 use crate::shared::Gateway;
@@ -17,11 +18,25 @@ use crate::shared::Gateway;
 const DEADLINE: Duration = Duration::from_secs(30);
 const RETRY_SOON: Duration = Duration::from_millis(100);
 
+/// What a batch takes while the node holds it; given back when it is dropped.
+#[derive(Default)]
+pub(crate) struct Room {
+    _message: Taken,
+    _events: Taken,
+}
+
+impl Room {
+    /// Of the message that brought the batch, and of the events that it was made of where the message's is not enough.
+    pub fn new(message: Taken, events: Taken) -> Self {
+        Self { _message: message, _events: events }
+    }
+}
+
 /// A batch that has its place in its shard's queue. Its bytes are counted until the shard is done with it, whether or not
 /// anyone still waits for that: a client that goes away frees nothing that the node still holds.
 pub(crate) struct Begun {
     answer: Option<oneshot::Receiver<Result<Ack, Reject>>>,
-    held: Taken,
+    held: Room,
     begun: Instant,
     deadline: Instant,
     info: BatchInfo,
@@ -74,8 +89,7 @@ pub(crate) fn deadline(millis: u64) -> Instant {
 }
 
 impl Gateway {
-    /// Checks a batch and queues it at its shard; `held` are its bytes of the budget. Batches of one caller keep the order
-    /// of these calls.
+    /// Checks a batch and queues it at its shard; `held` is its room. Batches of one caller keep the order of these calls.
     ///
     /// # Errors
     /// Nothing got an offset.
@@ -85,7 +99,7 @@ impl Gateway {
         partition: Partition,
         batch: Bytes,
         deadline: Instant,
-        held: Taken,
+        held: Room,
     ) -> Result<Begun, ApiError> {
         if partition.0 >= stream.settings.partitions {
             return Err(ApiError::new(
@@ -175,10 +189,17 @@ impl Gateway {
         regions
     }
 
+    /// What a unary call answers; a refusal is counted.
+    pub(crate) fn answer<T>(&self, answer: Result<T, ApiError>) -> Result<Response<T>, Status> {
+        answer.map(Response::new).map_err(|error| {
+            self.refused(&error);
+            error.into()
+        })
+    }
+
     /// Counts a refusal.
     pub(crate) fn refused(&self, error: &ApiError) {
-        let label = crate::metrics::ReasonLabel { reason: error.reason.as_str().to_owned() };
-        self.metrics().refused.get_or_create(&label).inc();
+        self.metrics().count_refusal(error);
     }
 }
 

@@ -5,9 +5,9 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::call::MESSAGE_BYTES;
 use crate::cluster::Cluster;
 use crate::events::Events;
-use crate::metered::MESSAGE_BYTES;
 use crate::shared::Gateway;
 use crate::streams::Streams;
 

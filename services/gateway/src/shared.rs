@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use meridian_metadata::CatalogHandle;
 use meridian_mirror::{DurableBoard, Identity, Links};
-use meridian_shard::ShardHost;
+use meridian_shard::{ReadError, ShardHost};
 use meridian_types::{Clock, ProducerId};
 use meridian_wire::{ApiError, Reason};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 /// Bounds that are configured.
 #[derive(Clone, Copy, Debug)]
 pub struct GatewayConfig {
-    /// Bytes of requests that are taken in and not yet answered.
+    /// Bytes of requests that are taken in, until the shard is done with them.
     pub request_bytes: u64,
     /// Requests open at once, streams among them.
     pub requests: usize,
@@ -30,6 +30,12 @@ pub struct GatewayConfig {
     /// After how long a reader that takes nothing of what it has credit for is cut off.
     pub slow_reader: Duration,
 }
+
+/// What the events of large publishes may take while they are taken apart, over all of them. Several of the largest.
+pub const DECODED_BYTES: u64 = 64 << 20;
+
+/// What large cursors of subscriptions may take, over all of them. Apart from what is delivered: they stay.
+pub const CURSOR_BYTES: u64 = 48 << 20;
 
 /// What a gateway is composed of.
 pub struct GatewayParts {
@@ -53,7 +59,9 @@ struct Inner {
     parts: GatewayParts,
     config: GatewayConfig,
     budget: Arc<ByteBudget>,
+    decoded: Arc<ByteBudget>,
     delivery: Arc<ByteBudget>,
+    cursors: Arc<ByteBudget>,
     requests: Arc<Semaphore>,
     ready: AtomicBool,
     draining: watch::Sender<bool>,
@@ -71,7 +79,9 @@ impl Gateway {
         Self(Arc::new(Inner {
             parts,
             budget: ByteBudget::new(config.request_bytes),
+            decoded: ByteBudget::new(DECODED_BYTES),
             delivery: ByteBudget::new(config.delivery_bytes),
+            cursors: ByteBudget::new(CURSOR_BYTES),
             requests: Arc::new(Semaphore::new(config.requests)),
             config,
             ready: AtomicBool::new(false),
@@ -109,6 +119,16 @@ impl Gateway {
     /// The budget of bytes on their way to subscribers.
     pub(crate) fn delivery(&self) -> &Arc<ByteBudget> {
         &self.0.delivery
+    }
+
+    /// The budget of events that are taken apart.
+    pub(crate) fn decoded(&self) -> &Arc<ByteBudget> {
+        &self.0.decoded
+    }
+
+    /// The budget of large cursors.
+    pub(crate) fn cursors(&self) -> &Arc<ByteBudget> {
+        &self.0.cursors
     }
 
     /// Takes a request's place.
@@ -172,6 +192,10 @@ impl Gateway {
         &self.0.parts.metrics
     }
 
+    pub(crate) fn shared_metrics(&self) -> &Arc<Metrics> {
+        &self.0.parts.metrics
+    }
+
     pub(crate) fn config(&self) -> &GatewayConfig {
         &self.0.config
     }
@@ -222,5 +246,19 @@ impl Drop for SubscriberPlace {
     fn drop(&mut self) {
         self.0.0.subscribers.fetch_sub(1, Ordering::AcqRel);
         self.0.metrics().subscribers.dec();
+    }
+}
+
+/// Reads the index or the disk, off the threads that serve.
+///
+/// # Errors
+/// DAMAGED, or the node is stopping.
+pub(crate) async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(ApiError::new(Reason::Damaged, error.to_string())),
+        Err(_) => Err(ApiError::new(Reason::NotReady, "the node is stopping")),
     }
 }

@@ -73,6 +73,14 @@ impl Streams {
         }
     }
 
+    async fn delete(&self, request: &v1::DeleteStreamRequest) -> Result<v1::DeleteStreamResponse, ApiError> {
+        let (_, row) = self.0.stream(request.stream.as_ref()).await?;
+        match self.propose(Change::DeleteStream(row.id)).await? {
+            Outcome::StreamDeleted(_) => Ok(v1::DeleteStreamResponse {}),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     fn list(&self, request: &v1::ListStreamsRequest) -> Result<v1::ListStreamsResponse, ApiError> {
         let principal = self.0.admit(&request.tenant)?;
         let after = match request.page_token.as_str() {
@@ -102,6 +110,9 @@ fn settings_of(settings: Option<v1::StreamSettings>) -> Result<StreamSettings, A
         )
         .with("limit", PARTITIONS));
     }
+    if settings.retention_ms.is_some() || settings.retention_bytes.is_some() {
+        return Err(ApiError::new(Reason::InvalidArgument, "retention is not offered yet; leave it out"));
+    }
     Ok(StreamSettings {
         partitions: settings.partitions,
         retention_ms: settings.retention_ms,
@@ -120,40 +131,38 @@ impl v1::stream_service_server::StreamService for Streams {
         &self,
         request: Request<v1::CreateStreamRequest>,
     ) -> Result<Response<v1::CreateStreamResponse>, Status> {
-        Ok(Response::new(self.create(request.into_inner()).await?))
+        self.0.answer(self.create(request.into_inner()).await)
     }
 
     async fn get_stream(
         &self,
         request: Request<v1::GetStreamRequest>,
     ) -> Result<Response<v1::GetStreamResponse>, Status> {
-        let (principal, row) = self.0.stream(request.get_ref().stream.as_ref()).await?;
-        let stream = Some(self.message(principal.tenant_name.as_str(), &row));
-        Ok(Response::new(v1::GetStreamResponse { stream }))
+        let found = self.0.stream(request.get_ref().stream.as_ref()).await;
+        self.0.answer(found.map(|(principal, row)| {
+            let stream = Some(self.message(principal.tenant_name.as_str(), &row));
+            v1::GetStreamResponse { stream }
+        }))
     }
 
     async fn list_streams(
         &self,
         request: Request<v1::ListStreamsRequest>,
     ) -> Result<Response<v1::ListStreamsResponse>, Status> {
-        Ok(Response::new(self.list(request.get_ref())?))
+        self.0.answer(self.list(request.get_ref()))
     }
 
     async fn update_stream(
         &self,
         request: Request<v1::UpdateStreamRequest>,
     ) -> Result<Response<v1::UpdateStreamResponse>, Status> {
-        Ok(Response::new(self.update(request.into_inner()).await?))
+        self.0.answer(self.update(request.into_inner()).await)
     }
 
     async fn delete_stream(
         &self,
         request: Request<v1::DeleteStreamRequest>,
     ) -> Result<Response<v1::DeleteStreamResponse>, Status> {
-        let (_, row) = self.0.stream(request.get_ref().stream.as_ref()).await?;
-        match self.propose(Change::DeleteStream(row.id)).await? {
-            Outcome::StreamDeleted(_) => Ok(Response::new(v1::DeleteStreamResponse {})),
-            other => Err(unexpected(&other).into()),
-        }
+        self.0.answer(self.delete(request.get_ref()).await)
     }
 }

@@ -3,29 +3,33 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use meridian_metadata::catalog::StreamRow;
-use meridian_shard::{Progress, ReadError};
+use meridian_shard::Progress;
 use meridian_storage::{Frame, FrameKind};
 use meridian_types::{Cursor, Lane, Offset, Partition, ShardId, StreamId, Timestamp, shard_of};
 use meridian_wire::{ApiError, Reason, v1};
 use tokio_stream::StreamMap;
 use tokio_stream::wrappers::WatchStream;
-use tonic::{Status, Streaming};
+use tonic::Status;
 use v1::subscribe_request::Request as In;
 use v1::subscribe_response::Response as Out;
 use v1::subscribe_start::From;
 
-use crate::answered::Delivered;
 use crate::budget::Taken;
 use crate::connections::Connection;
-use crate::outgoing::{Outgoing, outgoing};
-use crate::shared::{Gateway, SubscriberPlace};
+use crate::metered::{PATIENCE, overloaded};
+use crate::outgoing::{End as StreamEnd, Outgoing, outgoing};
+use crate::received::Incoming;
+use crate::shared::{Gateway, SubscriberPlace, blocking};
 
 /// How often the catalog is looked at for new partitions and a deletion.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The most bytes that are read in one go.
-const CHUNK: usize = 256 * 1024;
+/// A cursor of up to so many bytes is covered by what is allowed for each subscription.
+const FREE_CURSOR: usize = 64 * 1024;
+/// What a cursor takes for each of its bytes: as it came, decoded, and on its way back in a mark.
+const CURSOR_MEMORY: u64 = 6;
 
 /// An answer, and its bytes of the budget.
 type Answer = (v1::SubscribeResponse, Taken);
@@ -49,18 +53,16 @@ impl std::convert::From<ApiError> for End {
 /// Opens a subscription: its first message says where to start.
 pub(crate) async fn open(
     gateway: Gateway,
-    mut requests: Streaming<v1::SubscribeRequest>,
+    mut requests: Incoming<v1::SubscribeRequest>,
     connection: Option<Connection>,
-    delivered: Delivered,
-) -> Result<impl Stream<Item = Result<v1::SubscribeResponse, Status>> + Send + 'static, ApiError> {
+) -> Result<(impl Stream<Item = (Bytes, Taken)> + Send + 'static, StreamEnd), ApiError> {
     gateway.check_ready()?;
     let first = match requests.message().await {
-        Ok(message) => message.and_then(|message| message.request),
-        Err(status) => {
-            let unreadable = || ApiError::new(Reason::InvalidArgument, status.message());
-            return Err(ApiError::from_status(&status).unwrap_or_else(unreadable));
-        }
+        // Its room is kept until it was read.
+        Ok(message) => message.and_then(|(message, taken)| Some((message.request?, taken))),
+        Err(status) => return Err(unreadable(&status)),
     };
+    let (first, _room) = first.unzip();
     let Some(In::Start(start)) = first else {
         return Err(ApiError::new(Reason::InvalidArgument, "a subscription begins with `start`"));
     };
@@ -76,20 +78,21 @@ pub(crate) async fn open(
         lanes: BTreeMap::new(),
         shards: StreamMap::new(),
         marked: false,
+        cursor_room: Taken::default(),
         _place: place,
         gateway,
     };
     subscription.set_partitions(&stream);
     subscription.begin(start.from).await?;
     // One message waits for the connection, one is being read: more would only be memory.
-    let (out, answers) = outgoing::<Answer>(1, connection);
+    let (out, queued, end) = outgoing::<Answer>(1, connection);
     tokio::spawn(subscription.run(requests, out, stream.settings.partitions));
-    Ok(answers.map(move |answer| {
-        answer.map(|(message, taken)| {
-            delivered.encoded(taken);
-            message
-        })
-    }))
+    Ok((queued.map(|(message, taken)| (meridian_wire::framed(&message), taken)), end))
+}
+
+/// Why a request cannot be read, as a client gets it.
+fn unreadable(status: &Status) -> ApiError {
+    ApiError::from_status(status).unwrap_or_else(|| ApiError::new(Reason::InvalidArgument, status.message()))
 }
 
 struct Subscription {
@@ -105,6 +108,8 @@ struct Subscription {
     shards: StreamMap<ShardId, WatchStream<Progress>>,
     /// The reader knows that it has caught up.
     marked: bool,
+    /// Where the cursor is large.
+    cursor_room: Taken,
     _place: SubscriberPlace,
 }
 
@@ -119,15 +124,32 @@ impl Subscription {
                 let no = shard_of(lane.stream, lane.partition, region.shards);
                 let shard = ShardId { origin: lane.origin, no };
                 self.lanes.entry(shard).or_default().push(lane);
-                if !self.shards.contains_key(&shard)
-                    && let Some(handle) = self.gateway.host().get(shard)
-                {
-                    self.shards.insert(shard, WatchStream::from_changes(handle.watch()));
-                }
                 self.make_due(lane);
             }
         }
         self.partitions = self.partitions.max(row.settings.partitions);
+        self.follow_shards();
+    }
+
+    /// Follows the shards that have turned up here, and looks at their lanes.
+    fn follow_shards(&mut self) {
+        let host = self.gateway.host();
+        let found: Vec<_> = self
+            .lanes
+            .keys()
+            .filter(|shard| !self.shards.contains_key(shard))
+            .filter_map(|&shard| Some((shard, WatchStream::from_changes(host.get(shard)?.watch()))))
+            .collect();
+        for (shard, watch) in found {
+            self.shards.insert(shard, watch);
+            self.make_lanes_due(shard);
+        }
+    }
+
+    fn make_lanes_due(&mut self, shard: ShardId) {
+        for lane in self.lanes.get(&shard).cloned().unwrap_or_default() {
+            self.make_due(lane);
+        }
     }
 
     fn make_due(&mut self, lane: Lane) {
@@ -141,6 +163,7 @@ impl Subscription {
         match from {
             None | Some(From::Earliest(_)) => {}
             Some(From::Cursor(bytes)) => {
+                self.cursor_room = self.room_for_cursor(bytes.len()).await?;
                 let cursor = Cursor::from_bytes(&bytes)
                     .map_err(|error| ApiError::new(Reason::BadCursor, error.to_string()))?;
                 if cursor.stream != self.stream {
@@ -155,6 +178,15 @@ impl Subscription {
             Some(From::TimeMs(time)) => self.begin_at(Some(Timestamp(time))).await?,
         }
         Ok(())
+    }
+
+    async fn room_for_cursor(&self, bytes: usize) -> Result<Taken, ApiError> {
+        if bytes <= FREE_CURSOR {
+            return Ok(Taken::default());
+        }
+        let budget = self.gateway.cursors();
+        let room = tokio::time::timeout(PATIENCE, budget.acquire(bytes as u64 * CURSOR_MEMORY)).await;
+        room.ok().flatten().ok_or_else(|| overloaded("large cursors", budget))
     }
 
     /// Starts each lane at a time, or at its end.
@@ -180,7 +212,7 @@ impl Subscription {
 
     async fn run(
         mut self,
-        mut requests: Streaming<v1::SubscribeRequest>,
+        mut requests: Incoming<v1::SubscribeRequest>,
         out: Outgoing<Answer>,
         partitions: u32,
     ) {
@@ -196,7 +228,7 @@ impl Subscription {
 
     async fn serve(
         &mut self,
-        requests: &mut Streaming<v1::SubscribeRequest>,
+        requests: &mut Incoming<v1::SubscribeRequest>,
         out: &Outgoing<Answer>,
         partitions: u32,
     ) -> End {
@@ -228,19 +260,20 @@ impl Subscription {
                     return ApiError::new(Reason::NotReady, "this node is stopping; go on at another, from your cursor").into();
                 }
                 message = requests.message() => match message {
-                    Ok(Some(v1::SubscribeRequest { request: Some(In::Credit(credit)) })) => {
+                    Ok(Some((v1::SubscribeRequest { request: Some(In::Credit(credit)) }, _))) => {
                         self.credit = self.credit.saturating_add(credit.bytes);
                     }
                     Ok(Some(_)) => {
                         return ApiError::new(Reason::InvalidArgument, "a subscription starts once; after that it takes credit").into();
                     }
-                    Ok(None) | Err(_) => return End::Gone,
+                    Ok(None) => return End::Gone,
+                    Err(status) => return unreadable(&status).into(),
                 },
                 _ = look.tick() => {
                     let row = self.gateway.catalog().state().stream(self.stream).cloned();
                     match row {
                         Some(row) if row.settings.partitions > self.partitions => self.set_partitions(&row),
-                        Some(_) => {}
+                        Some(_) => self.follow_shards(),
                         None => return ApiError::new(Reason::StreamNotFound, "the stream was deleted").into(),
                     }
                 }
@@ -252,9 +285,7 @@ impl Subscription {
                     }
                 }
                 Some((shard, _)) = self.shards.next() => {
-                    for lane in self.lanes.get(&shard).cloned().unwrap_or_default() {
-                        self.make_due(lane);
-                    }
+                    self.make_lanes_due(shard);
                 }
             }
         }
@@ -319,11 +350,12 @@ impl Subscription {
     ) -> Result<(Vec<Frame>, Taken), End> {
         let config = self.gateway.config();
         let credit = usize::try_from(self.credit).unwrap_or(usize::MAX);
-        let limit = CHUNK.min(config.subscriber_buffer_bytes).min(credit).max(1);
+        let budget = self.gateway.delivery();
+        let most = usize::try_from(budget.capacity()).unwrap_or(usize::MAX);
+        let limit = config.subscriber_buffer_bytes.min(credit).min(most).max(1);
         let mut wanted = limit as u64;
         loop {
-            let budget = self.gateway.delivery();
-            let room = tokio::select! {
+            let mut room = tokio::select! {
                 () = out.answers.closed() => return Err(End::Gone),
                 room = budget.acquire(wanted.min(budget.capacity())) => room.unwrap_or_default(),
             };
@@ -331,7 +363,8 @@ impl Subscription {
             let frames: Vec<Frame> = blocking(move || reader.lane_frames(lane, from, limit)).await?;
             let bytes: u64 = frames.iter().map(|frame| frame.payload.len() as u64).sum();
             if bytes <= room.bytes() || wanted >= budget.capacity() {
-                return Ok((frames, room));
+                // What was not needed is others'.
+                return Ok((frames, room.split(bytes)));
             }
             wanted = bytes;
         }
@@ -345,15 +378,5 @@ impl Subscription {
             Ok(Err(_)) => Err(End::Gone),
             Err(_) => Err(End::Slow),
         }
-    }
-}
-
-async fn blocking<T: Send + 'static>(
-    read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
-) -> Result<T, ApiError> {
-    match tokio::task::spawn_blocking(read).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(ApiError::new(Reason::Damaged, error.to_string())),
-        Err(_) => Err(ApiError::new(Reason::NotReady, "the node is stopping")),
     }
 }

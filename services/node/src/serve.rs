@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use meridian_gateway::{Gateway, GatewayConfig, GatewayParts, MeteredLayer, Metrics, accept, routes};
+use meridian_gateway::{
+    Gateway, GatewayConfig, GatewayParts, MeteredLayer, Metrics, accept, accepted, routes,
+};
 use meridian_metadata::{CatalogGroup, Config as RaftConfig, OnFatal, StartError};
 use meridian_mirror::{DurableBoard, Identity, LinkConfig, Links, Peer, PeerServer};
 use meridian_shard::{HostConfig, OpenError, ShardHandle, ShardHost, SoleReplica};
@@ -17,8 +18,8 @@ use meridian_storage::{
 use meridian_types::{Boot, Clock, Seq, ShardId, ShardNo, SystemClock};
 use meridian_wire::v1::peer_service_server::PeerServiceServer;
 use parking_lot::RwLock;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
@@ -152,7 +153,7 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
     let peer_server = PeerServer::new(me.clone(), host_cell.clone(), vetting.clone(), board.clone());
     // One token ends the listeners, after what they serve has been drained.
     let close = CancellationToken::new();
-    let peer_task = tokio::spawn(
+    let mut peer_task = tokio::spawn(
         Server::builder()
             .initial_stream_window_size(4 * 1024 * 1024)
             .initial_connection_window_size(8 * 1024 * 1024)
@@ -164,10 +165,7 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
                     .max_decoding_message_size(PEER_MESSAGE)
                     .max_encoding_message_size(PEER_MESSAGE),
             )
-            .serve_with_incoming_shutdown(
-                TcpListenerStream::new(peer).inspect(without_delay),
-                close.clone().cancelled_owned(),
-            ),
+            .serve_with_incoming_shutdown(accepted(peer, "peer"), close.clone().cancelled_owned()),
     );
     let metrics = Arc::new(Metrics::default());
     let serving = Arc::new(RwLock::new(None));
@@ -178,7 +176,7 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
         test_switch: config.raft.test_switch,
     };
     let admin_close = close.clone();
-    let admin_task = tokio::spawn(async move {
+    let mut admin_task = tokio::spawn(async move {
         axum::serve(admin, routes_of_admin.router())
             .with_graceful_shutdown(admin_close.cancelled_owned())
             .await
@@ -203,7 +201,13 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
                 host_cell,
                 serving,
             };
-            parts.run(&folder, client, &stop).await
+            let others = async {
+                tokio::select! {
+                    why = ended("peer", &mut peer_task) => why,
+                    why = ended("admin", &mut admin_task) => why,
+                }
+            };
+            parts.run(&folder, client, others, &stop).await
         }
         Some(Err(error)) => Err(error.into()),
         None => Ok(()),
@@ -217,11 +221,17 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
     ended
 }
 
-/// Marks and acknowledgements are small, and wait for nothing.
-fn without_delay(accepted: &std::io::Result<TcpStream>) {
-    if let Ok(stream) = accepted {
-        let _ = stream.set_nodelay(true);
-    }
+/// Waits for a listener's end, which nobody asked for.
+async fn ended<T, E: std::fmt::Debug>(
+    listener: &'static str,
+    task: &mut JoinHandle<Result<T, E>>,
+) -> ServeError {
+    let why = match task.await {
+        Ok(Ok(_)) => "it ended by itself".to_owned(),
+        Ok(Err(error)) => format!("{error:?}"),
+        Err(error) => error.to_string(),
+    };
+    ServeError::Server(format!("the {listener} listener: {why}"))
 }
 
 async fn listen(listener: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
@@ -257,6 +267,7 @@ impl Parts<'_> {
         self,
         folder: &Folder,
         client: TcpListener,
+        others: impl Future<Output = ServeError>,
         stop: &CancellationToken,
     ) -> Result<(), ServeError> {
         let (host, writer, writer_thread) = self.open_shards(folder)?;
@@ -303,10 +314,8 @@ impl Parts<'_> {
             tracing::info!(client = %self.config.listen.client, "ready");
             tokio::select! {
                 () = stop.cancelled() => {}
-                ended = &mut server => {
-                    let why = ended.map_or_else(|e| e.to_string(), |r| format!("{r:?}"));
-                    return Err(ServeError::Server(why));
-                }
+                why = ended("client", &mut server) => return Err(why),
+                why = others => return Err(why),
             }
         }
 

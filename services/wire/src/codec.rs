@@ -4,7 +4,7 @@
 use std::any::TypeId;
 use std::marker::PhantomData;
 
-use bytes::Buf as _;
+use bytes::{Buf as _, BufMut as _, Bytes};
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use tonic::Status;
@@ -18,6 +18,9 @@ use crate::{ApiError, Reason};
 pub const PUBLISH_EVENTS: usize = 10_000;
 /// The most headers of all events of a Publish together.
 pub const PUBLISH_HEADERS: usize = 100_000;
+
+/// What precedes a gRPC message: a flag, and the length in four bytes.
+pub const GRPC_PREFIX: usize = 5;
 
 /// `PublishRequest.events`.
 const EVENTS: u32 = 2;
@@ -64,14 +67,47 @@ impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         // The buffer of a message is one piece.
         if TypeId::of::<U>() == TypeId::of::<PublishRequest>() && bytes.chunk().len() == bytes.remaining() {
-            check_publish(bytes.chunk())?;
+            count_publish(bytes.chunk())?;
         }
         self.0.decode(bytes)
     }
 }
 
-/// Whether a Publish has no more events and headers than are taken. What is no protobuf is left to the decoder.
-fn check_publish(message: &[u8]) -> Result<(), ApiError> {
+/// Reads a message that came whole.
+///
+/// # Errors
+/// INVALID_ARGUMENT: it is no protobuf, or not this message.
+pub fn decode<T: Message + Default>(message: Bytes) -> Result<T, ApiError> {
+    T::decode(message).map_err(|error| {
+        ApiError::new(Reason::InvalidArgument, format!("the message cannot be read: {error}; send another"))
+    })
+}
+
+/// A message as gRPC sends it, behind its flag and its length, in a buffer of its own size.
+pub fn framed(message: &impl Message) -> Bytes {
+    let len = message.encoded_len();
+    let mut bytes = Vec::with_capacity(GRPC_PREFIX + len);
+    bytes.put_u8(0);
+    bytes.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
+    // A vector grows: it never lacks room.
+    let _ = message.encode(&mut bytes);
+    bytes.into()
+}
+
+/// How many parts a Publish has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PublishCounts {
+    /// Its events.
+    pub events: usize,
+    /// The headers of all of them.
+    pub headers: usize,
+}
+
+/// Counts the events and headers of an encoded Publish. What is no protobuf is left to the decoder.
+///
+/// # Errors
+/// INVALID_ARGUMENT: more than are taken.
+pub fn count_publish(message: &[u8]) -> Result<PublishCounts, ApiError> {
     let (mut events, mut headers) = (0, 0);
     let walked = each_part(message, EVENTS, |event| {
         events += 1;
@@ -82,7 +118,7 @@ fn check_publish(message: &[u8]) -> Result<(), ApiError> {
         inner.is_none_or(|whole| whole) && events <= PUBLISH_EVENTS
     });
     if walked != Some(false) {
-        return Ok(());
+        return Ok(PublishCounts { events, headers });
     }
     let (what, limit) = if events > PUBLISH_EVENTS {
         ("events", PUBLISH_EVENTS)
@@ -126,12 +162,13 @@ mod tests {
     #[test]
     fn a_publish_is_counted_before_it_is_decoded() {
         for (events, headers) in [(0, 0), (1, 1), (PUBLISH_EVENTS, 10), (100, PUBLISH_HEADERS / 100)] {
-            assert_eq!(check_publish(&publish(events, headers)), Ok(()), "{events} × {headers}");
+            let counts = PublishCounts { events, headers: events * headers };
+            assert_eq!(count_publish(&publish(events, headers)), Ok(counts), "{events} × {headers}");
         }
         for (events, headers) in
             [(PUBLISH_EVENTS + 1, 0), (1, PUBLISH_HEADERS + 1), (101, PUBLISH_HEADERS / 100)]
         {
-            let error = check_publish(&publish(events, headers)).unwrap_err();
+            let error = count_publish(&publish(events, headers)).unwrap_err();
             assert_eq!(error.reason, Reason::InvalidArgument, "{events} × {headers}");
         }
     }
@@ -140,14 +177,23 @@ mod tests {
     fn what_is_no_protobuf_is_left_to_the_decoder() {
         let good = publish(3, 2);
         for len in 0..good.len() {
-            assert_eq!(check_publish(&good[..len]), Ok(()));
+            assert!(count_publish(&good[..len]).is_ok());
         }
-        assert_eq!(check_publish(&[0xff; 64]), Ok(()));
+        assert!(count_publish(&[0xff; 64]).is_ok());
+        assert!(decode::<PublishRequest>(vec![0xff; 64].into()).is_err());
         // A length beyond the end, and one beyond any address.
-        assert_eq!(check_publish(&[0x12, 0x7f, 0]), Ok(()));
-        assert_eq!(
-            check_publish(&[0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]),
-            Ok(())
-        );
+        assert!(count_publish(&[0x12, 0x7f, 0]).is_ok());
+        let beyond = [0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+        assert!(count_publish(&beyond).is_ok());
+    }
+
+    #[test]
+    fn a_framed_message_is_behind_its_length_and_comes_back() {
+        for message in [PublishRequest::default(), PublishRequest { deadline_ms: 7, ..Default::default() }] {
+            let framed = framed(&message);
+            let len = u32::try_from(framed.len() - GRPC_PREFIX).unwrap();
+            assert_eq!((framed[0], &framed[1..GRPC_PREFIX]), (0, &len.to_be_bytes()[..]));
+            assert_eq!(decode::<PublishRequest>(framed.slice(GRPC_PREFIX..)), Ok(message));
+        }
     }
 }

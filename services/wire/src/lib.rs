@@ -5,9 +5,14 @@ mod codec;
 mod convert;
 mod error;
 
-pub use codec::{BoundedCodec, BoundedDecoder, PUBLISH_EVENTS, PUBLISH_HEADERS};
+pub use codec::{
+    BoundedCodec, BoundedDecoder, GRPC_PREFIX, PUBLISH_EVENTS, PUBLISH_HEADERS, PublishCounts, count_publish,
+    decode, framed,
+};
 pub use convert::{WireError, origin, parse_uuid};
 pub use error::{ApiError, DOMAIN, Reason};
+/// What every generated message is.
+pub use prost::Message;
 
 /// The package `meridian.v1`, generated.
 #[allow(missing_docs, clippy::all)]

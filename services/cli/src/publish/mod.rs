@@ -227,21 +227,29 @@ fn report(args: &Args, file: &str, tally: &Tally, took: Duration, end: End) -> O
     } else {
         eprintln!("{summary}");
     }
-    let so_far = tally.so_far();
-    if let Some((line, error)) = tally.first_failure()
+    outcome(file, tally.first_failure(), end, &tally.so_far())
+}
+
+/// How the command ends. Where an event failed and a line is broken too, both are told: who mends only one runs into the
+/// other.
+fn outcome(file: &str, failed: Option<&(u64, PublishError)>, end: End, so_far: &str) -> Outcome {
+    let broken = match &end {
+        End::Broken(Broken { number, reason }) => {
+            Some(format!("{file}, line {number}: {reason}\nstopped there"))
+        }
+        _ => None,
+    };
+    if let Some((line, error)) = failed
         && !matches!(end, End::Interrupted)
     {
         let failure = Failure::from(error.clone());
-        return Err(Failure {
-            message: format!("{file}, line {line}: {}\n{so_far}", failure.message),
-            ..failure
-        });
+        let broken = broken.map(|broken| format!("\n{broken}")).unwrap_or_default();
+        let message = format!("{file}, line {line}: {}{broken}\n{so_far}", failure.message);
+        return Err(Failure { message, ..failure });
     }
     match end {
         End::Whole | End::Failed => Ok(Exit::Ok),
-        End::Broken(Broken { number, reason }) => {
-            Err(Failure::input(format!("{file}, line {number}: {reason}\nstopped there; {so_far}")))
-        }
+        End::Broken(_) => Err(Failure::input(format!("{}; {so_far}", broken.unwrap_or_default()))),
         End::Refused(line, error) => {
             let failure = Failure::from(error);
             Err(Failure { message: format!("{file}, line {line}: {}\n{so_far}", failure.message), ..failure })
@@ -263,5 +271,21 @@ mod tests {
         assert_eq!(batch_bytes("64KiB"), Ok(65536));
         assert!(batch_bytes("9MiB").is_err());
         assert!(batch_bytes("0").is_err());
+    }
+
+    #[test]
+    fn a_failed_event_does_not_hide_a_broken_line() {
+        let broken = || End::Broken(Broken { number: 9, reason: "no JSON".into() });
+        let failed = (3, PublishError::Closed);
+        let Err(both) = outcome("x", Some(&failed), broken(), "so far") else { panic!("it failed") };
+        assert_eq!(both.exit, Exit::Refused);
+        for part in ["x, line 3: ", "x, line 9: no JSON", "so far"] {
+            assert!(both.message.contains(part), "{part}: {}", both.message);
+        }
+        let Err(one) = outcome("x", None, broken(), "so far") else { panic!("it is broken") };
+        assert_eq!(
+            (one.exit, one.message.as_str()),
+            (Exit::BadInput, "x, line 9: no JSON\nstopped there; so far")
+        );
     }
 }

@@ -1,5 +1,7 @@
 //! What the limits of a configuration add up to.
 
+use meridian_gateway::{CURSOR_BYTES, DECODED_BYTES};
+
 use super::{ByteSize, NodeConfig};
 
 /// The process itself: code, threads, the catalog, RocksDB's own structures, what the allocator keeps.
@@ -8,18 +10,23 @@ const BASE: u64 = 192 << 20;
 const SHARD: u64 = 4 << 20;
 /// A connection, besides its window.
 const CONNECTION: u64 = 64 << 10;
-/// A request: its headers, a frame that waits for room, and what HTTP/2 takes of an answer that nobody fetches.
+/// A request: its headers and a small message decoded, a frame that waits for room, and what HTTP/2 takes of an answer
+/// that nobody fetches.
 const REQUEST: u64 = 640 << 10;
-/// A link, besides its credit: the windows of its connections, both ways.
-const LINK: u64 = 32 << 20;
+/// A subscription, besides its request: the lanes of the widest stream in three regions, and its cursor.
+const SUBSCRIPTION: u64 = 640 << 10;
+/// A link, besides its credit: the windows of its connections, one dialled and one accepted.
+const LINK: u64 = (64 + 8) << 20;
 
 impl NodeConfig {
     /// The most memory that the node's process takes, whatever clients and peers do. Counted are:
     ///
     /// - the process with its index, and for each shard its newest frames and its producers;
     /// - three times the bytes of publishes in flight: as they came, as they are stored, and as they are written;
+    /// - what the events of large publishes take while they are taken apart and answered, and what large cursors take;
     /// - twice the bytes on their way to subscribers: as they were read, and as they are sent;
-    /// - for each connection its window, for each request what HTTP/2 holds of its answer;
+    /// - for each connection its window, for each request what HTTP/2 holds of its answer, for each subscription what it
+    ///   knows of its lanes;
     /// - for each link into this region twice its credit, and its windows.
     pub fn memory_bound(&self) -> ByteSize {
         let limits = &self.limits;
@@ -31,10 +38,13 @@ impl NodeConfig {
             limits.tail_bytes.0,
             shards.saturating_mul(SHARD),
             limits.publish_bytes_in_flight.0.saturating_mul(3),
+            DECODED_BYTES,
+            CURSOR_BYTES,
             limits.delivery_bytes_in_flight.0.saturating_mul(2),
             (limits.connections as u64)
                 .saturating_mul(limits.connection_window_bytes.0.saturating_add(CONNECTION)),
             (limits.requests as u64).saturating_mul(REQUEST),
+            (limits.subscribers as u64).saturating_mul(SUBSCRIPTION),
             links.saturating_mul(limits.link_credit_bytes.0.saturating_mul(2).saturating_add(LINK)),
             self.storage.max_round_bytes.0.saturating_mul(2),
         ];
@@ -65,6 +75,7 @@ mod tests {
         assert_eq!(more(&|c| c.limits.connections += 1), CONNECTION + (1 << 20));
         assert_eq!(more(&|c| c.limits.connection_window_bytes.0 += 1), 1024);
         assert_eq!(more(&|c| c.limits.requests += 1), REQUEST);
+        assert_eq!(more(&|c| c.limits.subscribers += 1), SUBSCRIPTION);
         assert_eq!(more(&|c| c.limits.link_credit_bytes.0 += 10), 20);
         assert_eq!(more(&|c| c.cluster.regions[0].shards += 1), SHARD);
         let mut huge = config;

@@ -177,7 +177,8 @@ pub struct TlsSection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsSection {
-    /// Bytes of publishes that are taken in and not yet answered, over all clients; beyond, RESOURCE_EXHAUSTED.
+    /// Bytes of publishes that are taken in, until the shard is done with them, over all clients; beyond,
+    /// RESOURCE_EXHAUSTED.
     pub publish_bytes_in_flight: ByteSize,
     /// How many connections clients may have open at once; one more is closed at once.
     pub connections: usize,
@@ -192,7 +193,7 @@ pub struct LimitsSection {
     /// After how long a client that takes nothing of what it asked for is cut off. After the same again its connection is
     /// closed.
     pub slow_reader: Span,
-    /// Bytes that are read ahead for one subscription.
+    /// The most bytes that are read at once for one subscription; a larger batch is read alone.
     pub subscriber_buffer_bytes: ByteSize,
     /// Bytes that a peer may push ahead of what is stored, over all shards of a link.
     pub link_credit_bytes: ByteSize,
@@ -212,7 +213,7 @@ impl Default for LimitsSection {
             subscribers: 1024,
             delivery_bytes_in_flight: ByteSize::mib(64),
             slow_reader: Span::millis(30_000),
-            subscriber_buffer_bytes: ByteSize::mib(4),
+            subscriber_buffer_bytes: ByteSize(256 << 10),
             link_credit_bytes: ByteSize::mib(32),
             tail_bytes: ByteSize::mib(64),
             index_memory_bytes: ByteSize::mib(64),

@@ -39,11 +39,6 @@ impl ByteSize {
     pub const fn get(self) -> u64 {
         self.0
     }
-
-    /// For sizes of memory; a size beyond the address space is as good as the largest.
-    pub fn as_usize(self) -> usize {
-        usize::try_from(self.0).unwrap_or(usize::MAX)
-    }
 }
 
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];

@@ -1,6 +1,7 @@
 //! The client interface of a real node, as a client meets it: one region, one node, in this process.
 
 mod drain;
+mod flood;
 mod publish;
 mod refusals;
 mod services;

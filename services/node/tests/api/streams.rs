@@ -7,9 +7,9 @@ use meridian_wire::v1;
 
 use crate::support::*;
 
-fn settings(partitions: u32, retention_ms: Option<u64>) -> v1::StreamSettings {
-    let labels = BTreeMap::from([("team".to_owned(), "flights".to_owned())]);
-    v1::StreamSettings { partitions, retention_ms, retention_bytes: Some(1 << 30), labels }
+fn settings(partitions: u32, team: &str) -> v1::StreamSettings {
+    let labels = BTreeMap::from([("team".to_owned(), team.to_owned())]);
+    v1::StreamSettings { partitions, labels, ..v1::StreamSettings::default() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -20,15 +20,20 @@ async fn a_streams_life() {
         let request = v1::CreateStreamRequest { stream: Some(named("a")), settings: Some(settings) };
         streams.create_stream(request).await.map(|answer| answer.into_inner()).map_err(refusal)
     };
-    let made = create(settings(3, Some(60_000))).await.unwrap();
+    let made = create(settings(3, "flights")).await.unwrap();
     let stream = made.stream.clone().unwrap();
     assert!(made.created);
-    assert_eq!((stream.version, stream.settings.clone().unwrap()), (1, settings(3, Some(60_000))));
+    assert_eq!((stream.version, stream.settings.clone().unwrap()), (1, settings(3, "flights")));
     assert_eq!(stream.name, Some(named("a")));
     assert!(stream.created_at_ms > 1_700_000_000_000);
-    let again = create(settings(3, Some(60_000))).await.unwrap();
+    let again = create(settings(3, "flights")).await.unwrap();
     assert_eq!((again.created, again.stream), (false, made.stream), "the same again is no error");
-    assert_reason(create(settings(4, Some(60_000))).await, StreamExists, "other settings");
+    assert_reason(create(settings(4, "flights")).await, StreamExists, "other settings");
+    for (retention_ms, retention_bytes) in [(Some(60_000), None), (None, Some(1 << 30))] {
+        let kept = v1::StreamSettings { retention_ms, retention_bytes, ..settings(3, "flights") };
+        let error = assert_reason(create(kept).await, InvalidArgument, "what is not done yet is not taken");
+        assert!(error.message.contains("retention"), "{error}");
+    }
 
     let get = async || {
         let request = v1::GetStreamRequest { stream: Some(named("a")) };
@@ -40,13 +45,13 @@ async fn a_streams_life() {
             v1::UpdateStreamRequest { stream: Some(named("a")), settings: Some(settings), expected_version };
         node.streams().update_stream(request).await.map(|a| a.into_inner().stream.unwrap()).map_err(refusal)
     };
-    let grown = update(settings(5, None), 1).await.unwrap();
-    assert_eq!((grown.version, grown.id, grown.settings), (2, stream.id, Some(settings(5, None))));
-    let error = assert_reason(update(settings(6, None), 1).await, VersionConflict, "an old version");
+    let grown = update(settings(5, "crew"), 1).await.unwrap();
+    assert_eq!((grown.version, grown.id, grown.settings), (2, stream.id, Some(settings(5, "crew"))));
+    let error = assert_reason(update(settings(6, "crew"), 1).await, VersionConflict, "an old version");
     assert_eq!(error.reason.code(), tonic::Code::Aborted);
-    assert_reason(update(settings(4, None), 0).await, BadPartitionCount, "partitions only grow");
+    assert_reason(update(settings(4, "crew"), 0).await, BadPartitionCount, "partitions only grow");
     assert_eq!(get().await.unwrap().version, 2, "refusals change nothing");
-    assert_eq!(update(settings(5, None), 0).await.unwrap().version, 2, "nothing to change");
+    assert_eq!(update(settings(5, "crew"), 0).await.unwrap().version, 2, "nothing to change");
 
     node.fill("a", 4, &["x"]).await;
     let delete = v1::DeleteStreamRequest { stream: Some(named("a")) };

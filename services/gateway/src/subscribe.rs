@@ -6,10 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use meridian_metadata::catalog::StreamRow;
-use meridian_shard::Progress;
-use meridian_storage::{Frame, FrameKind};
-use meridian_types::{Cursor, Lane, Offset, Partition, ShardId, StreamId, Timestamp, shard_of};
+use meridian_shard::{LaneFrames, Progress};
+use meridian_storage::FrameKind;
+use meridian_types::{Cursor, Lane, Offset, Partition, Seq, ShardId, StreamId, Timestamp, shard_of};
 use meridian_wire::{ApiError, Reason, v1};
+use tokio::time::Instant;
 use tokio_stream::StreamMap;
 use tokio_stream::wrappers::WatchStream;
 use tonic::Status;
@@ -26,6 +27,8 @@ use crate::shared::{Gateway, SubscriberPlace, blocking};
 
 /// How often the catalog is looked at for new partitions and a deletion.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often a reader is told at most that it has caught up.
+const MARK_EVERY: Duration = Duration::from_millis(100);
 /// A cursor of up to so many bytes is covered by what is allowed for each subscription.
 const FREE_CURSOR: usize = 64 * 1024;
 /// What a cursor takes for each of its bytes: as it came, decoded, and on its way back in a mark.
@@ -77,7 +80,9 @@ pub(crate) async fn open(
         queued: BTreeSet::new(),
         lanes: BTreeMap::new(),
         shards: StreamMap::new(),
+        applied: BTreeMap::new(),
         marked: false,
+        marked_at: None,
         cursor_room: Taken::default(),
         _place: place,
         gateway,
@@ -106,8 +111,12 @@ struct Subscription {
     queued: BTreeSet<Lane>,
     lanes: BTreeMap<ShardId, Vec<Lane>>,
     shards: StreamMap<ShardId, WatchStream<Progress>>,
+    /// How far each of them was applied when its lanes were last looked at.
+    applied: BTreeMap<ShardId, Seq>,
     /// The reader knows that it has caught up.
     marked: bool,
+    /// When it was last told.
+    marked_at: Option<Instant>,
     /// Where the cursor is large.
     cursor_room: Taken,
     _place: SubscriberPlace,
@@ -138,11 +147,30 @@ impl Subscription {
             .lanes
             .keys()
             .filter(|shard| !self.shards.contains_key(shard))
-            .filter_map(|&shard| Some((shard, WatchStream::from_changes(host.get(shard)?.watch()))))
+            .filter_map(|&shard| Some((shard, host.get(shard)?.watch())))
             .collect();
-        for (shard, watch) in found {
-            self.shards.insert(shard, watch);
+        for (shard, mut watch) in found {
+            self.applied.insert(shard, watch.borrow_and_update().applied);
+            self.shards.insert(shard, WatchStream::from_changes(watch));
             self.make_lanes_due(shard);
+        }
+    }
+
+    /// A shard has shown itself anew: the lanes that have grown are looked at, and no others.
+    fn heard(&mut self, shard: ShardId, applied: Seq) {
+        let before = self.applied.insert(shard, applied).unwrap_or(Seq::ZERO);
+        if before == applied {
+            return;
+        }
+        match self.gateway.host().reader().lanes_after(shard, before) {
+            Some(grown) => {
+                let followed = self.lanes.get(&shard).map(Vec::as_slice).unwrap_or_default();
+                let grown: Vec<Lane> = followed.iter().filter(|lane| grown.contains(lane)).copied().collect();
+                for lane in grown {
+                    self.make_due(lane);
+                }
+            }
+            None => self.make_lanes_due(shard),
         }
     }
 
@@ -245,28 +273,29 @@ impl Subscription {
         tokio::pin!(draining);
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // A client that sends no more still reads, as far as its credit goes.
+        let mut heard_all = false;
         loop {
             let can_read = self.credit > 0 && !self.due.is_empty();
-            if self.due.is_empty() && !self.marked {
-                self.marked = true;
-                let mark = v1::Mark { cursor: self.cursor.to_bytes().into(), caught_up: true };
-                if let Err(end) = self.send(out, Out::Mark(mark), Taken::default()).await {
-                    return end;
-                }
+            if heard_all && self.credit == 0 {
+                return End::Gone;
             }
+            let has_caught_up = self.due.is_empty() && !self.marked;
+            // Not with each batch: it names every lane.
+            let mark_at = self.marked_at.map_or_else(Instant::now, |at| at + MARK_EVERY);
             tokio::select! {
                 biased;
                 () = &mut draining => {
                     return ApiError::new(Reason::NotReady, "this node is stopping; go on at another, from your cursor").into();
                 }
-                message = requests.message() => match message {
+                message = requests.message(), if !heard_all => match message {
                     Ok(Some((v1::SubscribeRequest { request: Some(In::Credit(credit)) }, _))) => {
                         self.credit = self.credit.saturating_add(credit.bytes);
                     }
                     Ok(Some(_)) => {
                         return ApiError::new(Reason::InvalidArgument, "a subscription starts once; after that it takes credit").into();
                     }
-                    Ok(None) => return End::Gone,
+                    Ok(None) => heard_all = true,
                     Err(status) => return unreadable(&status).into(),
                 },
                 _ = look.tick() => {
@@ -284,9 +313,14 @@ impl Subscription {
                         return end;
                     }
                 }
-                Some((shard, _)) = self.shards.next() => {
-                    self.make_lanes_due(shard);
+                () = tokio::time::sleep_until(mark_at), if has_caught_up => {
+                    (self.marked, self.marked_at) = (true, Some(Instant::now()));
+                    let mark = v1::Mark { cursor: self.cursor.to_bytes().into(), caught_up: true };
+                    if let Err(end) = self.send(out, Out::Mark(mark), Taken::default()).await {
+                        return end;
+                    }
                 }
+                Some((shard, progress)) = self.shards.next() => self.heard(shard, progress.applied),
             }
         }
     }
@@ -296,12 +330,12 @@ impl Subscription {
         let Some(lane) = self.due.pop_front() else { return Ok(()) };
         self.queued.remove(&lane);
         let from = self.cursor.next(lane.origin, lane.partition);
-        let (frames, mut room) = self.read(lane, from, out).await?;
-        if frames.is_empty() {
-            return Ok(());
+        let (LaneFrames { frames, end }, mut room) = self.read(lane, from, out).await?;
+        let Some(last) = frames.last() else { return Ok(()) };
+        if last.header.next_offset() < end {
+            // There is more: it waits its turn behind the other lanes.
+            self.make_due(lane);
         }
-        // There may be more: it waits its turn behind the other lanes.
-        self.make_due(lane);
         self.marked = false;
         let mut next = from;
         for frame in frames {
@@ -347,7 +381,7 @@ impl Subscription {
         lane: Lane,
         from: Offset,
         out: &Outgoing<Answer>,
-    ) -> Result<(Vec<Frame>, Taken), End> {
+    ) -> Result<(LaneFrames, Taken), End> {
         let config = self.gateway.config();
         let credit = usize::try_from(self.credit).unwrap_or(usize::MAX);
         let budget = self.gateway.delivery();
@@ -360,11 +394,11 @@ impl Subscription {
                 room = budget.acquire(wanted.min(budget.capacity())) => room.unwrap_or_default(),
             };
             let reader = self.gateway.host().reader();
-            let frames: Vec<Frame> = blocking(move || reader.lane_frames(lane, from, limit)).await?;
-            let bytes: u64 = frames.iter().map(|frame| frame.payload.len() as u64).sum();
+            let read = blocking(move || reader.lane_frames(lane, from, limit)).await?;
+            let bytes: u64 = read.frames.iter().map(|frame| frame.payload.len() as u64).sum();
             if bytes <= room.bytes() || wanted >= budget.capacity() {
                 // What was not needed is others'.
-                return Ok((frames, room.split(bytes)));
+                return Ok((read, room.split(bytes)));
             }
             wanted = bytes;
         }

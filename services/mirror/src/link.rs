@@ -143,11 +143,20 @@ struct Mirrored {
     mark: Option<SourceMark>,
     /// Whether the source has said on this connection how far it is: until then what is missing is not known.
     heard: bool,
+    /// When the source last agreed on where this copy ends: only from then on does it owe frames.
+    agreed_at: Timestamp,
     /// The hlc of the source's mark when this copy was first seen behind.
     behind_since: Option<Hlc>,
     /// Frames handed over and not yet durable: their credit is given back when they are.
     in_hand: VecDeque<(Seq, u64)>,
     told: Seq,
+}
+
+impl Mirrored {
+    /// Whether the source has told of more than is durable here.
+    fn is_behind(&self) -> bool {
+        self.mark.is_some_and(|mark| mark.seq > self.copy.durable)
+    }
 }
 
 /// The copy's end of one link. See the module.
@@ -226,6 +235,7 @@ impl LinkCore {
             self.last_heard = self.last_heard.min(now);
             self.quiet_since = self.quiet_since.min(now);
             for mirrored in self.shards.values_mut() {
+                mirrored.agreed_at = mirrored.agreed_at.min(now);
                 if let Fetching::Paused(time) | Fetching::Asked { unanswered: Some(time), .. } =
                     &mut mirrored.fetching
                 {
@@ -288,6 +298,7 @@ impl LinkCore {
             fetching: Fetching::Paused(now),
             mark: None,
             heard: false,
+            agreed_at: now,
             behind_since: None,
             in_hand: VecDeque::new(),
             told: Seq::ZERO,
@@ -379,8 +390,10 @@ impl LinkCore {
     fn mark(&mut self, shard: ShardId, mark: SourceMark, now: Timestamp) {
         let Some(mirrored) = self.shards.get_mut(&shard) else { return };
         mirrored.heard = true;
-        if let Fetching::Asked { unanswered, .. } = &mut mirrored.fetching {
-            *unanswered = None;
+        if let Fetching::Asked { unanswered, .. } = &mut mirrored.fetching
+            && unanswered.take().is_some()
+        {
+            mirrored.agreed_at = now;
         }
         if mark.seq <= mirrored.copy.appended
             && self.faults.get(&shard).is_some_and(|fault| fault.reason == "DAMAGED")
@@ -442,15 +455,20 @@ impl LinkCore {
         }
         // Credit too small for a message on its own must not keep the last bytes of a backlog away.
         self.give_credit(1, out);
-        let something_to_read = self.shards.values().any(|mirrored| {
-            matches!(mirrored.fetching, Fetching::Asked { .. })
-                && mirrored.mark.is_some_and(|mark| mark.seq > mirrored.copy.durable)
-        });
+        // Since when the source owes frames that do not come: one that has just agreed, or is not asked, owes none yet.
+        let owed_since = self
+            .shards
+            .values()
+            .filter(|mirrored| {
+                matches!(mirrored.fetching, Fetching::Asked { unanswered: None, .. }) && mirrored.is_behind()
+            })
+            .map(|mirrored| mirrored.agreed_at.max(self.last_progress))
+            .min();
         let patience = self.config.stall_ms << self.stalls_in_a_row.min(DOUBLINGS);
         let unanswered = self.shards.values().any(|mirrored| {
             matches!(mirrored.fetching, Fetching::Asked { unanswered: Some(since), .. } if now.0 >= since.0 + patience)
         });
-        let no_progress = something_to_read && now.0 >= self.last_progress.0 + patience;
+        let no_progress = owed_since.is_some_and(|since| now.0 >= since.0 + patience);
         let silent = now.0 >= self.last_heard.0 + patience;
         if no_progress || silent || unanswered {
             self.status.stalls += 1;
@@ -465,7 +483,8 @@ impl LinkCore {
                 }
             }
             out.push(LinkEffect::Reconnect);
-        } else if !something_to_read || now.0 >= self.quiet_since.0 + 2 * patience {
+        } else if !self.shards.values().any(Mirrored::is_behind) || now.0 >= self.quiet_since.0 + 2 * patience
+        {
             self.stalls_in_a_row = 0;
             self.quiet_since = now;
         }

@@ -235,6 +235,22 @@ fn a_damaged_source_is_asked_again_and_forgiven_once_it_delivers() {
 }
 
 #[test]
+fn a_source_that_stays_damaged_is_no_stall() {
+    let a = log(shard(0), 1, 9, 10);
+    let mut rig = Rig::connected(&[(&a, 5)]);
+    for _ in 0..5 {
+        rig.step(LinkInput::Mark(shard(0), mark(9)));
+        rig.refused(shard(0), RefusedReason::Damaged);
+        let out = rig.pass(10_000, true);
+        assert_eq!(reconnects(&out), 0, "another connection mends nothing");
+        assert_eq!(fetches(&out), [(shard(0), 6, chain_at(&a, 5))]);
+    }
+    rig.step(LinkInput::Mark(shard(0), mark(9)));
+    assert_eq!(reconnects(&rig.pass(9_900, true)), 0);
+    assert_eq!(reconnects(&rig.pass(100, true)), 1, "but once it has agreed it owes what it has");
+}
+
+#[test]
 fn after_a_disconnect_it_asks_only_once_its_copys_end_is_known() {
     let (a, b) = (log(shard(0), 1, 9, 1000), log(shard(1), 1, 9, 10));
     let mut rig = Rig::connected(&[(&a, 2), (&b, 0)]);

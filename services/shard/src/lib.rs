@@ -31,7 +31,7 @@ pub use io::{Ack, CopyFault, Effect, Input, Publish, Reject, RequestId};
 pub use marks::Marks;
 pub use placement::{Election, Placement, SoleReplica, Standing};
 pub use producers::{Producers, Verdict};
-pub use read::{LaneDigest, LaneFrame, ReadError, Reader};
+pub use read::{LaneDigest, LaneFrames, ReadError, Reader};
 pub use replicas::{ReplicaSet, SetVersion};
 pub use tail::Tail;
 pub use task::{Progress, PublishError, ShardHandle, Totals};

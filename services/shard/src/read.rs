@@ -2,7 +2,7 @@
 //!
 //! The calls block on the disk: async callers go through `spawn_blocking`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use meridian_storage::index::{Index, IndexError, LaneState, Located};
@@ -49,8 +49,14 @@ pub struct Reader {
     tails: Arc<RwLock<HashMap<ShardId, Arc<Tail>>>>,
 }
 
-/// A frame of a lane. The same as any; the name says which order it came in.
-pub type LaneFrame = Frame;
+/// A run of a lane.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LaneFrames {
+    /// In order.
+    pub frames: Vec<Frame>,
+    /// Where the lane ended when it was read, or before: whoever is not there yet reads on.
+    pub end: Offset,
+}
 
 impl Reader {
     /// Reads an index and the volume that it points into.
@@ -106,15 +112,16 @@ impl Reader {
     ///
     /// # Errors
     /// [`ReadError`] if the first frame cannot be read.
-    pub fn lane_frames(
-        &self,
-        lane: Lane,
-        from: Offset,
-        max_bytes: usize,
-    ) -> Result<Vec<LaneFrame>, ReadError> {
-        let Some(state) = self.index.lane(lane)? else { return Ok(Vec::new()) };
+    pub fn lane_frames(&self, lane: Lane, from: Offset, max_bytes: usize) -> Result<LaneFrames, ReadError> {
+        let Some(state) = self.index.lane(lane)? else { return Ok(LaneFrames::default()) };
         let rows = self.index.read_lane(lane, from, ROWS)?;
-        self.read_within(rows.into_iter().map(|row| (state.shard, row.seq, row.place)), max_bytes)
+        let places = rows.into_iter().map(|row| (state.shard, row.seq, row.place));
+        Ok(LaneFrames { frames: self.read_within(places, max_bytes)?, end: state.end })
+    }
+
+    /// The lanes of a shard that have grown by frames after `seq`, from memory alone; none: memory does not tell.
+    pub fn lanes_after(&self, shard: ShardId, seq: Seq) -> Option<BTreeSet<Lane>> {
+        self.tail(shard)?.lanes_after(seq)
     }
 
     fn read_within(

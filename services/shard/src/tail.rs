@@ -1,9 +1,9 @@
 //! A shard's newest applied frames in memory, so that live readers do not touch the disk.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
-use meridian_storage::Frame;
-use meridian_types::Seq;
+use meridian_storage::{Frame, FrameKind};
+use meridian_types::{Lane, Seq};
 use parking_lot::RwLock;
 
 /// Contiguous frames up to the applied mark, at most so many bytes of them.
@@ -47,6 +47,15 @@ impl Tail {
         held.frames.get(at).cloned()
     }
 
+    /// The lanes that have grown by frames after `seq`; none: what followed is not all held.
+    pub fn lanes_after(&self, seq: Seq) -> Option<BTreeSet<Lane>> {
+        let held = self.held.read();
+        let first = held.frames.front()?.header.seq;
+        let at = usize::try_from(seq.next().0.checked_sub(first.0)?).ok()?;
+        let grown = held.frames.iter().skip(at).filter(|frame| frame.header.kind == FrameKind::Events);
+        Some(grown.map(|frame| frame.header.lane()).collect())
+    }
+
     /// The frames from `from` on, up to `max_bytes` but at least one; none: `from` is not held.
     pub fn from(&self, from: Seq, max_bytes: usize) -> Option<Vec<Frame>> {
         let held = self.held.read();
@@ -70,6 +79,8 @@ impl Tail {
 
 #[cfg(test)]
 mod tests {
+    use meridian_types::Partition;
+
     use super::*;
     use crate::tests_support::frame;
 
@@ -89,5 +100,25 @@ mod tests {
         tail.push(frame(9));
         assert!(tail.get(Seq(5)).is_none(), "a gap starts it anew");
         assert!(tail.get(Seq(9)).is_some());
+    }
+
+    #[test]
+    fn tells_which_lanes_have_grown_as_far_as_it_goes_back() {
+        let tail = Tail::new(3 * frame(1).encoded_len());
+        for seq in 1..=5 {
+            let mut frame = frame(seq);
+            // The fourth is no lane's.
+            if seq != 4 {
+                (frame.header.kind, frame.header.partition) = (FrameKind::Events, Partition(seq as u32));
+            }
+            tail.push(frame);
+        }
+        let grown = |after| {
+            tail.lanes_after(Seq(after)).map(|lanes| lanes.iter().map(|lane| lane.partition.0).collect())
+        };
+        assert_eq!(grown(2), Some(vec![3, 5]));
+        assert_eq!(grown(4), Some(vec![5]));
+        assert_eq!(grown(5), Some(vec![]), "nothing has grown");
+        assert_eq!(grown(1), None, "frame 2 is not held: what grew by it is not known");
     }
 }

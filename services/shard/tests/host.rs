@@ -307,7 +307,7 @@ impl World {
 fn lane_from(reader: &Reader, lane: Lane, from: Offset) -> Result<Vec<Frame>, ReadError> {
     let (mut frames, mut next) = (Vec::new(), from);
     loop {
-        let more = reader.lane_frames(lane, next, 3_000)?;
+        let more = reader.lane_frames(lane, next, 3_000)?.frames;
         let Some(last) = more.last() else { return Ok(frames) };
         next = last.header.next_offset();
         frames.extend(more);
@@ -464,16 +464,17 @@ fn a_flipped_bit_is_never_served_and_stops_its_shard_only_above_the_applied_mark
                 assert_eq!(digest.events, bad.0, "seed {seed}: the digest covers what is before");
                 assert!(served.is_err(), "seed {seed}: what is damaged is never served");
                 if bad > Offset::ZERO {
-                    let before = reader.lane_frames(lane(hit), Offset::ZERO, 1 << 20).expect("the first");
+                    let before =
+                        reader.lane_frames(lane(hit), Offset::ZERO, 1 << 20).expect("the first").frames;
                     let events: u64 = before.iter().map(|frame| u64::from(frame.header.events)).sum();
                     assert_eq!(events, bad.0, "seed {seed}: what is before it is");
                 }
-                let after = reader.lane_frames(lane(hit), bad.plus(2), 1).expect("the next");
+                let after = reader.lane_frames(lane(hit), bad.plus(2), 1).expect("the next").frames;
                 assert_eq!(after[0].header.base_offset, bad.plus(2), "seed {seed}: and what is after it");
             } else {
                 // Nothing was in the index: nothing above its mark may be applied on this node's word alone.
                 assert_eq!((digest.events, digest.damaged), (0, None), "seed {seed}");
-                assert!(served.expect("an index").is_empty(), "seed {seed}");
+                assert!(served.expect("an index").frames.is_empty(), "seed {seed}");
             }
         });
     }

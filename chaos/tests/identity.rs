@@ -97,6 +97,11 @@ fn a_wrong_setting_or_folder_is_refused_and_written_to_by_nobody() {
             .eq(before.0.into_iter().filter(|(path, _)| path.to_string_lossy().contains("/volume/"))),
         "the volume was written to"
     );
+    let other_world = world.other_config("us", "other-world.toml", |table| {
+        table["cluster"]["regions"][1]["shards"] = 4.into();
+    });
+    says(&world.refused(&other_world), &["cluster.regions differs", "with 4 shards", "with 16 shards"]);
+    std::fs::remove_file(other_world).expect("it was written above");
     world.start_again("us");
     let running = world.refused(&world.config("us"));
     says(&running, &["in use by process"]);

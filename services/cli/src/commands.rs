@@ -42,7 +42,7 @@ pub enum Command {
     #[command(after_help = exit::TABLE)]
     Format(format::Args),
     /// Three regions, a region killed on the way, and the proof that nothing was lost.
-    #[command(hide = true, after_help = exit::TABLE)]
+    #[command(after_help = exit::TABLE)]
     Demo(demo::Args),
 }
 

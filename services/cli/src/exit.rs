@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use meridian_sdk::{ConsumeError, PublishError, SdkError};
+use meridian_sdk::{ConsumeError, PublishError, Reason, SdkError};
 
 /// For `--help`.
 pub const TABLE: &str = "\
 Exit codes:
   0    done
-  1    what was checked is not so (verify: the copies disagree)
+  1    what was checked is not so (verify: copies differ, are behind or cannot be asked)
   2    usage, or bad input (a file, a line, a name, a limit)
   3    the server refused
   4    no node answered in time
@@ -78,9 +78,18 @@ impl From<ConsumeError> for Failure {
 pub fn of_client(error: &SdkError) -> Exit {
     match error {
         SdkError::NoEndpoints | SdkError::Endpoint { .. } | SdkError::Name(_) => Exit::BadInput,
+        SdkError::Refused(error) if is_bad_input(error.reason) => Exit::BadInput,
         SdkError::Refused(_) | SdkError::Foreign { .. } | SdkError::Protocol(_) => Exit::Refused,
         SdkError::Unreachable { .. } => Exit::Unreachable,
     }
+}
+
+/// Whether the server refuses what was given, whatever its state: the same as what is refused before it is asked.
+fn is_bad_input(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::InvalidArgument | Reason::BadName | Reason::BadPartitionCount | Reason::BadCursor
+    )
 }
 
 fn of_publish(error: &PublishError) -> Exit {
@@ -126,6 +135,8 @@ mod tests {
         let unreachable =
             SdkError::Unreachable { endpoints: "a".into(), waited: Duration::ZERO, last: "b".into() };
         assert_eq!(Failure::from(refused.clone()).exit, Exit::Refused);
+        let limit = SdkError::Refused(ApiError::new(Reason::BadPartitionCount, "at most 1024"));
+        assert_eq!(Failure::from(limit).exit, Exit::BadInput);
         assert_eq!(Failure::from(unreachable).exit, Exit::Unreachable);
         assert_eq!(Failure::from(SdkError::NoEndpoints).exit, Exit::BadInput);
         assert_eq!(Failure::from(PublishError::Client(refused.clone())).exit, Exit::Refused);

@@ -185,14 +185,16 @@ fn print(look: &Look, watch: bool) -> Result<(), Failure> {
         "LINK", "STATE", "EVENTS", "BYTES", "OLDEST", "ROUND TRIP"
     ))?;
     for link in &look.links {
+        // What was known last may long be wrong.
+        let is_known = !matches!(link.state, "unknown" | "connecting");
         let round_trip = link.round_trip_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1} ms"));
         output::line(format_args!(
             "{:<20} {:<11} {:>12} {:>12} {:>10} {:>12}",
             format!("{} -> {}", link.origin, link.region),
             link.state,
-            human::count(link.events),
-            human::bytes(link.bytes),
-            age(link.seconds),
+            if is_known { human::count(link.events) } else { "?".to_owned() },
+            if is_known { human::bytes(link.bytes) } else { "?".to_owned() },
+            if is_known { age(link.seconds) } else { "?".to_owned() },
             round_trip,
         ))?;
         for fault in &link.faults {
@@ -216,7 +218,10 @@ fn print(look: &Look, watch: bool) -> Result<(), Failure> {
         ))?;
     }
     for silent in &look.unreachable {
-        output::line(format_args!("region {} is unreachable: {}", silent.region, silent.error))?;
+        output::line(format_args!(
+            "region {} is unreachable, and what would be lost with it is not known: {}",
+            silent.region, silent.error
+        ))?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::exit::Failure;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Target {
     /// The cluster.json that `meridian dev` wrote.
-    #[arg(long, value_name = "FILE", conflicts_with = "endpoint", required_unless_present = "endpoint")]
+    #[arg(long, value_name = "FILE", conflicts_with = "endpoint")]
     cluster: Option<PathBuf>,
     /// The region of the cluster to talk to.
     #[arg(long, value_name = "NAME", conflicts_with = "endpoint")]
@@ -36,6 +36,16 @@ pub struct Region {
 }
 
 impl Target {
+    /// Without either there is nobody to talk to.
+    fn check(&self) -> Result<(), Failure> {
+        if self.cluster.is_none() && self.endpoint.is_empty() {
+            return Err(Failure::input(
+                "whom to talk to? add --cluster DIR/cluster.json (and --region NAME), or --endpoint http://HOST:PORT",
+            ));
+        }
+        Ok(())
+    }
+
     fn client(&self, endpoints: Vec<String>, retry_for: Duration) -> Result<Client, Failure> {
         let options = ClientOptions { tenant: self.tenant.clone(), retry_for, ..ClientOptions::default() };
         Ok(Client::connect(endpoints, options)?)
@@ -43,6 +53,7 @@ impl Target {
 
     /// The one region that events go to or come from.
     pub fn region(&self, retry_for: Duration) -> Result<Client, Failure> {
+        self.check()?;
         let Some(path) = &self.cluster else { return self.client(self.endpoint.clone(), retry_for) };
         let file = ClusterFile::read(path)?;
         let endpoints = match &self.region {
@@ -72,6 +83,7 @@ impl Target {
 
     /// Every region: of the file, or as the node behind the endpoint knows them.
     pub async fn all(&self, retry_for: Duration) -> Result<Vec<Region>, Failure> {
+        self.check()?;
         let regions: Vec<(String, Vec<String>)> = match &self.cluster {
             Some(path) => {
                 let file = ClusterFile::read(path)?;

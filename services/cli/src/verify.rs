@@ -116,7 +116,9 @@ pub fn print(report: &Report) -> Result<(), Failure> {
         }
     }
     let (events, lanes) = (human::events(report.events), report.lanes.len());
-    output::line(if report.agree {
+    output::line(if report.agree && lanes == 0 {
+        format!("{}: no events yet in {} regions ({})", report.stream, regions.len(), regions.join(", "))
+    } else if report.agree {
         format!(
             "{}: {events} in {lanes} lanes, byte-identical in {} regions ({})",
             report.stream,
@@ -124,8 +126,25 @@ pub fn print(report: &Report) -> Result<(), Failure> {
             regions.join(", ")
         )
     } else {
-        format!("{}: the copies do NOT agree", report.stream)
+        format!("{}: {}", report.stream, verdict(report))
     })
+}
+
+/// Why copies that do not agree do not, in a few words: that some differ is another matter than that some are late.
+fn verdict(report: &Report) -> String {
+    if !may_heal(report) {
+        return "the copies DIFFER".to_owned();
+    }
+    let copies = || report.lanes.iter().flat_map(|lane| &lane.copies);
+    let some_behind = copies().any(|copy| matches!(copy.status, CopyStatus::Behind { .. }));
+    let some_silent = report.silent_regions() > 0
+        || copies().any(|copy| matches!(copy.status, CopyStatus::Unreachable | CopyStatus::Refused { .. }));
+    let why = match (some_behind, some_silent) {
+        (true, true) => "copies are behind, and regions cannot be asked",
+        (true, false) => "copies are behind; `--wait 30s` waits for them",
+        _ => "regions cannot be asked",
+    };
+    format!("not proven: {why}; what could be compared is the same")
 }
 
 fn cell(copy: &CopyReport) -> String {
@@ -150,6 +169,9 @@ fn complaint(lane: &LaneReport, copy: &CopyReport) -> Option<String> {
     let range = || format!("{}..{}", copy.start.unwrap_or_default(), copy.end.unwrap_or_default());
     match &copy.status {
         CopyStatus::Ok | CopyStatus::Unreachable => None,
+        CopyStatus::Behind { behind_by } if copy.start == copy.end => {
+            Some(format!("{place} is behind by {behind_by} (it holds nothing yet)"))
+        }
         CopyStatus::Behind { behind_by } => {
             Some(format!("{place} is behind by {behind_by} (it holds {})", range()))
         }

@@ -230,6 +230,21 @@ fn time_without_progress_is_an_exit_code() {
 }
 
 #[test]
+fn a_key_field_that_no_line_has_is_told() {
+    let server = FakeServer::start(12, 1);
+    let folder = TempDir::new().unwrap();
+    let path = file(&folder, "f.ndjson", "{\"a\":1}\n{\"b\":2}\n[3]\n");
+    let output = at(&server, &["publish", "s", "--file", text(&path), "--key-field", "a"]);
+    assert_eq!(code(&output), 0, "{}", err(&output));
+    assert!(err(&output).contains("2 events had no field \"a\""), "{}", err(&output));
+    let output = at(&server, &["publish", "s", "--file", text(&path)]);
+    assert!(!err(&output).contains("no field"), "{}", err(&output));
+    let nobody = run(&["publish", "s", "--file", text(&path)]);
+    assert_eq!(code(&nobody), 2);
+    assert!(err(&nobody).contains("--cluster") && err(&nobody).contains("--endpoint"), "{}", err(&nobody));
+}
+
+#[test]
 fn the_servers_no_and_bad_usage_are_told_apart() {
     let server = FakeServer::start(6, 1);
     let folder = TempDir::new().unwrap();
@@ -346,7 +361,7 @@ fn streams_are_made_shown_changed_and_deleted() {
     let other = at(&server, &["stream", "create", "t", "--partitions", "5"]);
     assert_eq!(code(&other), 3);
     let none = at(&server, &["stream", "create", "u", "--partitions", "0"]);
-    assert_eq!(code(&none), 3);
+    assert_eq!(code(&none), 2, "a limit, wherever it is checked");
     assert!(err(&none).contains("BAD_PARTITION_COUNT"), "{}", err(&none));
     let changed = at(&server, &["stream", "update", "t", "--partitions", "6", "--no-retention", "--json"]);
     assert_eq!(code(&changed), 0, "{}", err(&changed));

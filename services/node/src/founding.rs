@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meridian_metadata::catalog::{Change, Command, Genesis, NodeRow, RegionRow};
+use meridian_metadata::catalog::{Catalog, Change, Command, Genesis, NodeRow, RegionRow};
 use meridian_metadata::{CatalogHandle, PeerChannels as _};
 use meridian_mirror::{Identity, PeerHello, Vetting};
-use meridian_types::{Clock, DiskUuid, Incarnation, NodeId};
+use meridian_types::{Clock, DiskUuid, Incarnation, NodeId, RegionId, RegionName};
 use meridian_wire::v1::peer_service_client::PeerServiceClient;
 use meridian_wire::{ApiError, Reason};
 
@@ -108,6 +108,7 @@ pub async fn join(
         let _ = tokio::time::timeout(AGAIN_AFTER, changed.changed()).await;
     }
     let state = catalog.state();
+    check_regions(config, &state)?;
     match state.node(me.node) {
         Some(node) if node.disk == me.disk => Ok(()),
         Some(node) => Err(FoundingError::NotThisNode(format!(
@@ -119,6 +120,30 @@ pub async fn join(
             me.node
         ))),
     }
+}
+
+/// What the file says of the regions is what the cluster was founded with: what differs would be ignored otherwise.
+fn check_regions(config: &NodeConfig, state: &Catalog) -> Result<(), FoundingError> {
+    let founded: BTreeMap<_, _> =
+        state.regions().map(|region| (region.id, (region.name.clone(), region.shards))).collect();
+    let configured: BTreeMap<_, _> = config
+        .cluster
+        .regions
+        .iter()
+        .map(|region| (region.id, (region.name.clone(), region.shards)))
+        .collect();
+    if founded == configured {
+        return Ok(());
+    }
+    let list = |regions: &BTreeMap<RegionId, (RegionName, u16)>| {
+        let all = regions.iter().map(|(id, (name, shards))| format!("{id} = {name} with {shards} shards"));
+        all.collect::<Vec<_>>().join(", ")
+    };
+    Err(FoundingError::NotThisNode(format!(
+        "cluster.regions differs from what the cluster was founded with: it has {}, this file has {}; make them the same",
+        list(&founded),
+        list(&configured)
+    )))
 }
 
 async fn found(

@@ -30,7 +30,7 @@ pub enum CursorError {
     #[error("cursor version {0} is newer than this one knows; upgrade the client or the node")]
     Version(u8),
     /// Cut short, mangled, or not a cursor.
-    #[error("not a cursor, or damaged on the way: copy it whole, as `consume --with-metadata` printed it")]
+    #[error("not a cursor, or damaged on the way: copy it whole, as `consume --print-cursor` printed it")]
     Malformed,
     /// More lanes than any stream can have.
     #[error("cursor names {0} lanes; at most {CURSOR_LANES} are possible")]

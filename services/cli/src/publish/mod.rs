@@ -5,6 +5,7 @@ mod tally;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use meridian_sdk::{Client, Codec, Event, PublishError, Publisher, PublisherOptions};
@@ -41,7 +42,7 @@ pub struct Args {
     /// A batch is closed at this size.
     #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = batch_bytes)]
     batch_bytes: u64,
-    /// How batches are compressed.
+    /// How batches are compressed: none, gzip, snappy, lz4 or zstd.
     #[arg(long, value_name = "NAME", default_value = "lz4", value_parser = codec)]
     codec: Codec,
     /// At most so many events a second.
@@ -103,8 +104,9 @@ pub async fn run(args: Args) -> Outcome {
     let (sent, deliveries) = mpsc::unbounded_channel();
     let counter = tokio::spawn(count(deliveries, Arc::clone(&tally)));
     let lines = input.read(args.key_field.clone());
+    let keyless = AtomicU64::new(0);
     let end = {
-        let work = send_all(&publisher, lines, sent, tally.lock().failed(), args.rate);
+        let work = send_all(&publisher, lines, sent, tally.lock().failed(), args.rate, &keyless);
         tokio::pin!(work);
         let mut ticker = tokio::time::interval(Duration::from_millis(200));
         loop {
@@ -118,6 +120,12 @@ pub async fn run(args: Args) -> Outcome {
     // What has no answer by now gets none.
     drop(publisher);
     let _ = counter.await;
+    if let (Some(field), keyless @ 1..) = (&args.key_field, keyless.into_inner()) {
+        eprintln!(
+            "meridian: {} had no field {field:?} and went without a key: nothing keeps their order",
+            human::events(keyless)
+        );
+    }
     report(&args, &name, &tally.lock(), begun.elapsed(), end)
 }
 
@@ -130,7 +138,7 @@ async fn open(client: &Client, args: &Args, options: PublisherOptions) -> Result
         tokio::select! {
             publisher = &mut opening => return Ok(Some(publisher?)),
             _ = tokio::signal::ctrl_c() => {
-                eprintln!("interrupted before anything was sent");
+                eprintln!("meridian: interrupted before anything was sent");
                 return Ok(None);
             }
             () = tokio::time::sleep(SAY_WAITING), if !said => {
@@ -149,6 +157,7 @@ async fn send_all(
     sent: mpsc::UnboundedSender<Counted>,
     failed: Arc<Notify>,
     rate: Option<u32>,
+    keyless: &AtomicU64,
 ) -> End {
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
@@ -164,6 +173,7 @@ async fn send_all(
                     pace.wait().await;
                 }
                 let bytes = value.len() as u64;
+                keyless.fetch_add(u64::from(key.is_none()), Ordering::Relaxed);
                 let event = Event { key, value: Some(value), ..Event::default() };
                 match publisher.send(event).await {
                     Ok(delivery) => {

@@ -26,7 +26,10 @@ pub enum SdkError {
     #[error(transparent)]
     Refused(#[from] ApiError),
     /// No node answered, or none could help, for as long as was allowed.
-    #[error("no answer from {endpoints} for {:.1} s (last: {last}); is a node running there?", waited.as_secs_f64())]
+    #[error(
+        "nothing came of it at {endpoints} for {:.1} s (last: {last}); check that a node runs there and is ready",
+        waited.as_secs_f64()
+    )]
     Unreachable {
         /// Which nodes were tried.
         endpoints: String,

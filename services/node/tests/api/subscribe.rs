@@ -137,6 +137,28 @@ async fn from_the_earliest_the_latest_a_time_and_a_cursor() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_sends_no_more_still_reads_as_far_as_its_credit_goes() {
+    let node = TestNode::start().await;
+    node.create("a", 1).await;
+    node.fill("a", 0, &["before"]).await;
+    let Reader { requests, mut answers, .. } = Reader::open(&node, "a", earliest(), 100).await;
+    drop(requests);
+    let mut got = Vec::new();
+    for value in ["one", "two", "three", "four"] {
+        node.fill("a", 0, &[value]).await;
+    }
+    while let Some(answer) = tokio::time::timeout(WITHIN, answers.message()).await.expect("it ends").unwrap()
+    {
+        if let Some(Response::Batch(batch)) = answer.response {
+            got.push(batch);
+        }
+    }
+    assert!(values(&got)[&0].starts_with(&["before".to_owned()]), "{got:?}");
+    let bytes: usize = got.iter().map(|batch| batch.batch.len()).sum();
+    assert!(bytes >= 100, "all of its credit was used: {bytes}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_that_begins_before_what_is_wanted_comes_whole_and_says_so() {
     let node = TestNode::start().await;
     let stream = node.create("a", 1).await;

@@ -108,11 +108,6 @@ impl<M: Machine> Group<M> {
         RaftServer::new(self.handle())
     }
 
-    /// The runtime that Raft is on, for a peer listener that load must not starve either.
-    pub fn runtime(&self) -> tokio::runtime::Handle {
-        self.shared.runtime.clone()
-    }
-
     /// Stops Raft and lets go of the files. Handles go on serving the last state.
     pub async fn close(mut self) {
         self.handle().stop().await;

@@ -9,7 +9,7 @@ use meridian_gateway::{
 };
 use meridian_metadata::{CatalogGroup, Config as RaftConfig, OnFatal, StartError};
 use meridian_mirror::{DurableBoard, Identity, LinkConfig, Links, Peer, PeerServer};
-use meridian_shard::{HostConfig, OpenError, ShardHandle, ShardHost, SoleReplica};
+use meridian_shard::{HostConfig, NoPeers, OpenError, ShardHandle, ShardHost, SoleReplica};
 use meridian_storage::index::{Index, IndexError, KvError, RocksConfig, RocksKeyValue};
 use meridian_storage::{
     Identity as DiskIdentity, IdentityError, Recovered, Volume, VolumeConfig, VolumeError, VolumeReader,
@@ -382,6 +382,7 @@ impl Parts<'_> {
             writer.clone(),
             self.clock.clone(),
             Arc::new(SoleReplica { node: self.me.node, boot: self.boot }),
+            Arc::new(NoPeers),
             recovered,
             Arc::new(|what| fatal(&what)),
         )?;

@@ -12,9 +12,11 @@ use meridian_types::{
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::core::{Home, Recovery, Replica};
 use crate::task::{ShardTask, Unapplied};
-use crate::{CopyFault, Placement, Reader, ShardHandle, Tail, Totals, frame_effects};
+use crate::{
+    CopyFault, Home, Peers, Placement, Reader, Recovery, Replica, ShardHandle, Tail, Totals, frame_effects,
+    tail,
+};
 
 /// How long closing waits for the shards' tasks.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
@@ -54,6 +56,7 @@ struct Parts {
     writer: WriterHandle,
     clock: Arc<dyn Clock>,
     placement: Arc<dyn Placement>,
+    peers: Arc<dyn Peers>,
     fatal: Arc<dyn Fn(String) + Send + Sync>,
     reader: Reader,
 }
@@ -83,11 +86,12 @@ impl ShardHost {
         writer: WriterHandle,
         clock: Arc<dyn Clock>,
         placement: Arc<dyn Placement>,
+        peers: Arc<dyn Peers>,
         recovered: Recovered,
         fatal: Arc<dyn Fn(String) + Send + Sync>,
     ) -> Result<Self, OpenError> {
         let reader = Reader::new(index.clone(), volume.clone());
-        let parts = Parts { config, index, volume, writer, clock, placement, fatal, reader };
+        let parts = Parts { config, index, volume, writer, clock, placement, peers, fatal, reader };
         let promises = recovered.promises.iter().map(|(&shard, promise)| (shard, promise.epoch)).collect();
         let hidden = recovered.hidden;
         let host = Self { parts, shards: Mutex::default(), tasks: Mutex::default(), promises, hidden };
@@ -126,8 +130,10 @@ impl ShardHost {
         let promised = self.promises.get(&shard).copied().unwrap_or_default();
         let recovery = Recovery { applied, lanes: lanes.next, promised };
         let mut replica = Replica::recover(shard, config.me, config.boot, home, recovery, config.producers);
+        let tail = Arc::new(Tail::new(config.tail_bytes));
         let mut unapplied = VecDeque::new();
-        let mut damaged = false;
+        // From where on frames may be missing, or be others than were stored last.
+        let mut unsure: Option<Seq> = None;
         let mut quarantined = 0;
         let applied_seq = applied.map_or(Seq::ZERO, |mark| mark.seq);
 
@@ -137,75 +143,64 @@ impl ShardHost {
                 tracing::error!(%shard, missing = ?found.missing, "the volume is damaged: frames of this shard are quarantined");
                 quarantined = found.missing.iter().map(|range| range.end().0 - range.start().0 + 1).sum();
             }
-            if found.missing.iter().any(|range| *range.end() > applied_seq) {
+            if let Some(range) = found.missing.iter().find(|range| *range.end() > applied_seq) {
                 // What is applied was committed, and its effects are in the index: those frames alone are lost here, and
                 // no read gives them out. Of what is above the mark nothing may be applied past a hole.
-                damaged = true;
+                unsure = Some((*range.start()).max(applied_seq.next()));
             } else if end < applied_seq {
                 tracing::error!(%shard, %end, applied = %applied_seq, "the volume ends before the index: it lost its tail");
-                damaged = true;
+                unsure = Some(applied_seq.next());
             } else if let Some(from) = found.unsure_from
                 && home == Home::Origin
             {
                 // Acknowledged frames may be among what is hidden: to append here could begin a second history. A copy
                 // asks its origin for what follows, and the chain tells what is right.
                 tracing::error!(%shard, unsure_from = %from, "the volume is damaged: frames of this shard may be hidden in it");
-                damaged = true;
+                unsure = Some(from.max(applied_seq.next()));
             }
             for (seq, place) in found.frames {
                 let frame = match volume.read_expecting(place, shard, seq) {
                     Ok(frame) => frame,
                     Err(error) => {
                         tracing::error!(%shard, %seq, %error, "a frame cannot be read again: what follows is quarantined");
-                        damaged = true;
+                        unsure = Some(seq);
                         break;
                     }
                 };
                 let effects = frame_effects(&frame, place);
-                if let Some(producer) = effects.producer {
-                    let (stream, partition) = (frame.header.stream, frame.header.partition);
-                    if replica.must_learn(stream, partition, producer.id) {
-                        replica.learn(
-                            stream,
-                            partition,
-                            producer.id,
-                            index.producer(frame.header.lane(), producer.id)?,
-                        );
-                    }
-                }
                 if let Err(fault) = replica.replay(&frame) {
                     self.log_broken(shard, &fault);
-                    damaged = true;
+                    unsure = Some(seq);
                     break;
                 }
-                unapplied.push_back(Unapplied { effects, frame: None });
+                unapplied.push_back(Unapplied { effects, flushed: true });
+                tail.append(tail::Unapplied::OnDisk(seq, place));
             }
         } else if applied_seq > Seq::ZERO {
             tracing::error!(%shard, applied = %applied_seq, "the volume holds nothing of a shard that the index knows");
-            damaged = true;
+            unsure = Some(applied_seq.next());
         } else if self.hidden && home == Home::Origin {
             tracing::error!(%shard, "the volume is damaged: all of this shard may be hidden in it");
-            damaged = true;
+            unsure = Some(Seq::ZERO.next());
         }
-        if damaged {
-            replica.set_damaged();
+        if let Some(from) = unsure {
+            replica.set_unsure(from);
         }
 
-        let tail = Arc::new(Tail::new(config.tail_bytes));
         self.parts.reader.add_tail(shard, tail.clone());
         let task = ShardTask {
             replica,
             shard,
-            me: config.me,
             index: index.clone(),
             writer: self.parts.writer.clone(),
             clock: self.parts.clock.clone(),
             placement: self.parts.placement.clone(),
+            peers: self.parts.peers.clone(),
+            reader: self.parts.reader.clone(),
             fatal: self.parts.fatal.clone(),
             tail,
             unapplied,
             totals: lanes.totals,
-            damaged,
             quarantined,
         };
         let (handle, joined) = task.spawn();

@@ -2,15 +2,15 @@
 
 use bytes::Bytes;
 use meridian_batch::Producer;
-use meridian_storage::{Frame, Promise};
+use meridian_storage::{Chain, Frame, Promise};
 use meridian_types::{
-    Hlc, Lane, LeaderEpoch, NodeId, Offset, Partition, ProducerEpoch, Seq, StreamId, TenantId,
+    Boot, Hlc, Lane, LeaderEpoch, LogEnd, NodeId, Offset, Partition, ProducerEpoch, Seq, StreamId, TenantId,
 };
 
 use crate::ReplicaSet;
-use crate::replicas::SetVersion;
+use crate::message::{LogPoint, Message};
 
-/// Pairs a publish with its answer. Chosen by the shell, never reused.
+/// Pairs a publish or a read with its answer. Chosen by the shell, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
@@ -33,46 +33,62 @@ pub struct Publish {
     pub producer: Option<Producer>,
 }
 
+/// An election that placement has committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Election {
+    /// The leadership; higher than any before.
+    pub epoch: LeaderEpoch,
+    /// The elected node.
+    pub leader: NodeId,
+    /// The start of the process that was elected: no other one of that node may lead on it.
+    pub boot: Boot,
+    /// The replica set under which it leads.
+    pub set: ReplicaSet,
+}
+
 /// What happens to a replica.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// Placement elected this node, and the promise of that epoch is synced.
-    Lead {
-        /// The leadership.
-        epoch: LeaderEpoch,
-        /// Whose flushes count.
-        set: ReplicaSet,
-    },
-    /// Placement begins an election: promise to do nothing in a lower epoch.
+    /// Placement begins an election: promise to do nothing in a lower epoch, and say how far this log is.
     Fence {
         /// The epoch that was begun.
         epoch: LeaderEpoch,
     },
+    /// The promise of this epoch is synced.
+    Promised {
+        /// Which.
+        epoch: LeaderEpoch,
+    },
+    /// Placement has elected: lead, or follow.
+    Elected(Election),
+    /// The way to the leader is new: what was sent may be lost.
+    Connected,
+    /// Another replica of the shard says something.
+    From {
+        /// Which node.
+        node: NodeId,
+        /// What.
+        message: Message,
+        /// What [`Replica::must_look_up`] asked for.
+        ///
+        /// [`Replica::must_look_up`]: crate::Replica::must_look_up
+        held: Option<LogPoint>,
+    },
     /// A client's batch.
     Publish(Publish),
+    /// A client wants to know what is committed now, wherever else it was published.
+    Read {
+        /// For the answer.
+        request: RequestId,
+    },
     /// A frame that the origin committed, from a mirror link.
     Copy(Frame),
-    /// This node's volume has synced up to there.
-    Flushed(Seq),
-    /// A follower's log agrees with this leader's up to there, in this epoch.
-    Matched {
-        /// Which follower.
-        node: NodeId,
-        /// In which leadership.
-        epoch: LeaderEpoch,
-        /// The last frame that agrees.
+    /// This node's volume has synced this frame, and all before it.
+    Flushed {
+        /// Its seq.
         seq: Seq,
-    },
-    /// A follower has synced up to there.
-    PeerFlushed {
-        /// Which follower.
-        node: NodeId,
-        /// In which leadership.
-        epoch: LeaderEpoch,
-        /// Under which replica set.
-        set: SetVersion,
-        /// How far.
-        seq: Seq,
+        /// Its chain: another frame may be there now.
+        chain: Chain,
     },
     /// The index has the effects up to there.
     Applied(Seq),
@@ -144,6 +160,34 @@ pub enum CopyFault {
         /// What it breaks.
         what: &'static str,
     },
+    /// The region's leader of the shard lacks what this replica knows to be committed: the logs differ where they must
+    /// not.
+    #[error("the leader does not have frame {seq}, which is committed")]
+    LeaderLacks {
+        /// The committed frame.
+        seq: Seq,
+    },
+}
+
+/// What a replica answers to a fence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FenceAnswer {
+    /// The promise is synced, and so is the log up to here.
+    Promised {
+        /// What was promised.
+        epoch: LeaderEpoch,
+        /// The end of the log; of a damaged one, the end of what is sure.
+        end: LogEnd,
+        /// Damage may hide frames from here on: this replica cannot lead, and is not counted as lacking them.
+        unsure_from: Option<Seq>,
+    },
+    /// More was promised before.
+    Refused {
+        /// What was asked.
+        epoch: LeaderEpoch,
+        /// What was promised.
+        promised: LeaderEpoch,
+    },
 }
 
 /// What a replica wants done, in this order. `effects.rs` and `task.rs` execute it; nothing else does.
@@ -151,13 +195,39 @@ pub enum CopyFault {
 pub enum Effect {
     /// Queue this frame for the volume.
     Append(Frame),
-    /// Queue this promise for the volume; answer whoever fenced only once it is synced.
+    /// Queue a cut for the volume: every frame after this point is dropped, whether it is written yet or not.
+    Cut {
+        /// The last frame that stays. Once the cut is synced, so is this.
+        after: LogPoint,
+    },
+    /// Queue this promise for the volume; say [`Input::Promised`] once it is synced.
     Promise(Promise),
+    /// Answer those who fenced.
+    Answer(FenceAnswer),
     /// Bring the effects of the frames up to there into the index, in one batch, with the mark.
     Apply {
         /// The last frame.
         through: Seq,
     },
+    /// Say this to another replica. It may be lost: whoever waits for an answer asks again on a new connection.
+    Send {
+        /// Which node.
+        to: NodeId,
+        /// What.
+        message: Message,
+    },
+    /// From now on send this node every frame of this log after that one, applied or not, and the committed mark. It
+    /// replaces an earlier feed of that node.
+    Feed {
+        /// Which node.
+        to: NodeId,
+        /// The leadership to name.
+        epoch: LeaderEpoch,
+        /// The last frame that it has.
+        after: Seq,
+    },
+    /// The leadership has ended: feed nobody.
+    StopFeeding,
     /// Answer a publish: it is committed.
     Ack {
         /// Which.
@@ -165,12 +235,19 @@ pub enum Effect {
         /// Where it is.
         ack: Ack,
     },
-    /// Answer a publish: it got no offset.
+    /// Answer a publish or a read: nothing came of it.
     Reject {
         /// Which.
         request: RequestId,
         /// Why.
         reject: Reject,
+    },
+    /// Answer a read: everything that was acknowledged before it was asked is at or below this.
+    Readable {
+        /// Which.
+        request: RequestId,
+        /// The committed end.
+        committed: Seq,
     },
     /// Fault the link that this copy is fed by, raise the alarm, append nothing more.
     Fault(CopyFault),

@@ -10,28 +10,32 @@
 //! trimmed ≤ checkpointed ≤ applied ≤ min(committed, flushed)        max(committed, flushed) ≤ appended (leader)
 //! ```
 
-mod core;
 mod effects;
 mod host;
 mod io;
 mod marks;
+mod message;
+mod peers;
 mod placement;
 mod producers;
 mod read;
+mod replica;
 mod replicas;
 mod tail;
 mod task;
 #[cfg(test)]
 mod tests_support;
 
-pub use crate::core::{Home, Recovery, Replica};
 pub use effects::frame_effects;
 pub use host::{HostConfig, OpenError, ShardHost};
-pub use io::{Ack, CopyFault, Effect, Input, Publish, Reject, RequestId};
+pub use io::{Ack, CopyFault, Effect, Election, FenceAnswer, Input, Publish, Reject, RequestId};
 pub use marks::Marks;
-pub use placement::{Election, Placement, SoleReplica, Standing};
+pub use message::{LogPoint, Message};
+pub use peers::{NoPeers, Peers};
+pub use placement::{Placement, SoleReplica};
 pub use producers::{Producers, Verdict};
 pub use read::{LaneDigest, LaneFrames, ReadError, Reader};
-pub use replicas::{ReplicaSet, SetVersion};
+pub use replica::{Home, Recovery, Replica};
+pub use replicas::ReplicaSet;
 pub use tail::Tail;
 pub use task::{Progress, PublishError, ShardHandle, Totals};

@@ -1,6 +1,7 @@
 //! How far a replica is, and the order that its marks keep.
 
 use meridian_types::Seq;
+use meridian_types::mutant::{self, Mutant};
 
 /// The marks of a replica. *trimmed* and *checkpointed* belong to the index and are checked there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,6 +19,9 @@ pub struct Marks {
 impl Marks {
     /// Nothing is applied that this node has not flushed, or a power cut leaves an index that points past its volume.
     pub fn applicable(&self) -> Seq {
+        if mutant::is(Mutant::AppliedPastFlushed) {
+            return self.committed;
+        }
         self.committed.min(self.flushed)
     }
 

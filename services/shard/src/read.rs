@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use meridian_storage::index::{Index, IndexError, LaneState, Located};
 use meridian_storage::{Chain, Frame, Place, ReadError as VolumeReadError, VolumeReader};
-use meridian_types::{Lane, Offset, Seq, ShardId, StreamId, Timestamp};
+use meridian_types::{Lane, LogEpoch, Offset, Seq, ShardId, StreamId, Timestamp};
 use parking_lot::RwLock;
 
-use crate::Tail;
+use crate::tail::Unapplied;
+use crate::{LogPoint, Tail};
 
 /// Index rows looked at in one go.
 const ROWS: usize = 1024;
@@ -88,6 +89,48 @@ impl Reader {
         let rows = self.index.places(shard, from, ROWS)?;
         let places = rows.into_iter().map(|(seq, place)| (shard, seq, place));
         self.read_within(places, max_bytes)
+    }
+
+    /// The frames of a shard's log from `from` on, applied or not, as followers are fed; up to `max_bytes`, but at least
+    /// one where there is one.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the first frame cannot be read.
+    pub fn log(&self, shard: ShardId, from: Seq, max_bytes: usize) -> Result<Vec<Frame>, ReadError> {
+        let Some(unapplied) = self.tail(shard).and_then(|tail| tail.unapplied(from, max_bytes)) else {
+            return self.frames(shard, from, max_bytes);
+        };
+        let mut frames = Vec::with_capacity(unapplied.len());
+        for frame in unapplied {
+            frames.push(match frame {
+                Unapplied::InMemory(frame) => frame,
+                Unapplied::OnDisk(seq, place) => self.volume.read_expecting(place, shard, seq)?,
+            });
+        }
+        Ok(frames)
+    }
+
+    /// The newest applied frame at or below `seq` whose epoch is at most `epoch`: the point where two logs may agree.
+    ///
+    /// # Errors
+    /// [`ReadError`] where a frame's header on the way cannot be read.
+    pub fn newest(&self, shard: ShardId, seq: Seq, epoch: LogEpoch) -> Result<LogPoint, ReadError> {
+        // Epochs only rise in a log, so halving finds it.
+        let (mut low, mut high) = (LogPoint::START, seq.0);
+        while low.seq.0 < high {
+            let middle = Seq(low.seq.0 + (high - low.seq.0).div_ceil(2));
+            match self.point_at(shard, middle)? {
+                Some(point) if point.epoch <= epoch => low = point,
+                _ => high = middle.prev().0,
+            }
+        }
+        Ok(low)
+    }
+
+    fn point_at(&self, shard: ShardId, seq: Seq) -> Result<Option<LogPoint>, ReadError> {
+        let Some(place) = self.index.place(shard, seq)? else { return Ok(None) };
+        let header = self.volume.header_expecting(place, shard, seq)?;
+        Ok(Some(LogPoint { seq, epoch: header.log_epoch, chain: header.chain }))
     }
 
     /// The chain through frame `seq`; none: the index has no such frame.

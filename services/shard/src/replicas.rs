@@ -2,63 +2,65 @@
 
 use std::collections::BTreeMap;
 
-use meridian_types::{NodeId, Seq};
-
-/// Which of its replica sets a shard is under. Flush reports carry it, so that one of another set is not counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SetVersion(pub u32);
+use meridian_types::{NodeId, Seq, SetVersion};
 
 /// The nodes that replicate a shard in its hosting region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaSet {
-    /// Rises with each change.
+    /// Rises with each change. Flush reports carry it, so that one of another set is not counted.
     pub version: SetVersion,
-    /// Its members, this node among them.
+    /// Its members, the leader among them.
     pub members: Vec<NodeId>,
 }
 
-/// What a leader knows of its replicas' logs, in its epoch.
+/// What a leader knows of the logs that follow it, in its epoch.
 #[derive(Clone, Debug)]
 pub(crate) struct Majority {
     set: ReplicaSet,
-    /// By member: how far its log is known to agree with the leader's (none: not yet matched in this epoch), and how
-    /// far it has flushed within that.
-    members: BTreeMap<NodeId, (Option<Seq>, Seq)>,
+    /// By node, members and learners alike: how far it has flushed of what it is known to have in common with the
+    /// leader. A node that was not matched in this epoch has no row (fault 32).
+    flushed: BTreeMap<NodeId, Seq>,
 }
 
 impl Majority {
     /// A new leadership knows nothing of the others' logs; its own matches by definition.
-    pub fn new(me: NodeId, set: ReplicaSet, appended: Seq, flushed: Seq) -> Self {
+    pub fn new(me: NodeId, set: ReplicaSet, flushed: Seq) -> Self {
         assert!(set.members.contains(&me), "a leader is a member of its replica set");
-        let mut members: BTreeMap<_, _> = set.members.iter().map(|&node| (node, (None, Seq::ZERO))).collect();
-        members.insert(me, (Some(appended), flushed));
-        Self { set, members }
+        Self { set, flushed: [(me, flushed)].into() }
     }
 
-    pub fn version(&self) -> SetVersion {
-        self.set.version
+    pub fn set(&self) -> &ReplicaSet {
+        &self.set
     }
 
-    /// The logs agree up to `seq`. From there on the leader sends every frame in order, so the prefix only grows.
-    pub fn matched(&mut self, node: NodeId, seq: Seq) {
-        if let Some((matched, _)) = self.members.get_mut(&node) {
-            *matched = Some(matched.map_or(seq, |known| known.max(seq)));
-        }
+    /// The log of this node agrees with the leader's as far as it will be fed.
+    pub fn matched(&mut self, node: NodeId) {
+        self.flushed.entry(node).or_insert(Seq::ZERO);
     }
 
-    /// Counts a flush, but only of a member whose log has been matched in this epoch (fault 32).
+    /// Counts a flush, but only of a node whose log has been matched.
     pub fn flushed(&mut self, node: NodeId, seq: Seq) {
-        if let Some((Some(_), flushed)) = self.members.get_mut(&node) {
+        if let Some(flushed) = self.flushed.get_mut(&node) {
             *flushed = (*flushed).max(seq);
         }
     }
 
-    /// The highest seq that a majority has flushed.
+    /// How far a node that follows has flushed; none: it was not matched.
+    pub fn of(&self, node: NodeId) -> Option<Seq> {
+        self.flushed.get(&node).copied()
+    }
+
+    /// The highest seq that a majority of the members has flushed.
     pub fn agreed(&self) -> Seq {
-        let mut flushed: Vec<Seq> = self.members.values().map(|&(_, flushed)| flushed).collect();
-        flushed.sort_unstable();
+        self.lowest_of_majority(|node| self.of(node).unwrap_or(Seq::ZERO))
+    }
+
+    /// The highest value that a majority of the members has reached.
+    pub fn lowest_of_majority<T: Ord + Copy>(&self, value: impl Fn(NodeId) -> T) -> T {
+        let mut values: Vec<T> = self.set.members.iter().map(|&node| value(node)).collect();
+        values.sort_unstable();
         // Of 2k+1 in rising order, k+1 have at least the k-th; of 2k, k+1 have at least the (k-1)-th.
-        flushed[(flushed.len() - 1) / 2]
+        values[(values.len() - 1) / 2]
     }
 }
 
@@ -68,12 +70,7 @@ mod tests {
 
     fn of(nodes: &[u32]) -> Majority {
         let members = nodes.iter().map(|&n| NodeId(n)).collect();
-        let set = ReplicaSet { version: SetVersion(1), members };
-        let mut majority = Majority::new(NodeId(nodes[0]), set, Seq(10), Seq(0));
-        for &node in &nodes[1..] {
-            majority.matched(NodeId(node), Seq(0));
-        }
-        majority
+        Majority::new(NodeId(nodes[0]), ReplicaSet { version: SetVersion(1), members }, Seq(0))
     }
 
     #[test]
@@ -82,11 +79,9 @@ mod tests {
             let all: Vec<u32> = (1..=nodes).collect();
             let mut majority = of(&all);
             for node in 1..=nodes {
-                assert_eq!(
-                    majority.agreed(),
-                    if node > needed { Seq(5) } else { Seq(0) },
-                    "{nodes} nodes, {node}"
-                );
+                let expected = if node > needed { Seq(5) } else { Seq(0) };
+                assert_eq!(majority.agreed(), expected, "{nodes} nodes, {node}");
+                majority.matched(NodeId(node));
                 majority.flushed(NodeId(node), Seq(5));
             }
             assert_eq!(majority.agreed(), Seq(5));
@@ -94,14 +89,17 @@ mod tests {
     }
 
     #[test]
-    fn an_unmatched_log_counts_for_nothing() {
-        let set = ReplicaSet { version: SetVersion(1), members: vec![NodeId(1), NodeId(2), NodeId(3)] };
-        let mut majority = Majority::new(NodeId(1), set, Seq(3), Seq(3));
+    fn an_unmatched_log_and_a_learner_count_for_nothing() {
+        let mut majority = of(&[1, 2, 3]);
+        majority.flushed(NodeId(1), Seq(9));
         majority.flushed(NodeId(2), Seq(9));
+        majority.matched(NodeId(4));
+        majority.flushed(NodeId(4), Seq(9));
         assert_eq!(majority.agreed(), Seq(0));
-        majority.matched(NodeId(2), Seq(2));
+        majority.matched(NodeId(2));
         assert_eq!(majority.agreed(), Seq(0), "what was reported before the match stays uncounted");
         majority.flushed(NodeId(2), Seq(2));
         assert_eq!(majority.agreed(), Seq(2));
+        assert_eq!(majority.of(NodeId(4)), Some(Seq(9)), "a learner's progress is known all the same");
     }
 }

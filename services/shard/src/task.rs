@@ -8,8 +8,11 @@ use meridian_storage::{Chain, Entry, Frame, FrameKind, Place, Submission, Writer
 use meridian_types::{Clock, Hlc, LeaderEpoch, NodeId, Seq, ShardId};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::core::Replica;
-use crate::{Ack, CopyFault, Effect, Input, Placement, Publish, Reject, RequestId, Tail, frame_effects};
+use crate::message::LogPoint;
+use crate::{
+    Ack, CopyFault, Effect, Election, FenceAnswer, Input, Message, Peers, Placement, Publish, Reader, Reject,
+    Replica, RequestId, Tail, frame_effects, tail,
+};
 
 /// Messages handled before the frames that came of them are queued as one submission.
 const BURST: usize = 256;
@@ -41,8 +44,14 @@ pub struct Progress {
     pub hlc: Hlc,
     /// Over the applied frames.
     pub totals: Totals,
+    /// The highest leadership that it has promised.
+    pub promised: LeaderEpoch,
     /// The leadership that this node holds.
     pub leads: Option<LeaderEpoch>,
+    /// The leader that it follows, and in which leadership.
+    pub follows: Option<(NodeId, LeaderEpoch)>,
+    /// It leads, and what was in its log when it was elected is at a majority.
+    pub settled: bool,
     /// It accepts publishes (in the origin) or frames (in a copy).
     pub ready: bool,
     /// The log is damaged here above what is applied: nothing is appended.
@@ -64,13 +73,20 @@ pub enum PublishError {
     Stopped,
 }
 
-pub(crate) enum Message {
+pub(crate) enum Request {
     Publish(Publish, oneshot::Sender<Result<Ack, Reject>>),
+    Read(oneshot::Sender<Result<Seq, Reject>>),
     Copy(Vec<Frame>),
+    Fence(LeaderEpoch, oneshot::Sender<FenceAnswer>),
+    Elected(Election),
+    From(NodeId, Message),
+    Connected(NodeId),
+    FlushedBy(NodeId, oneshot::Sender<Option<Seq>>),
 }
 
 enum Synced {
-    Frames(Vec<Option<Place>>),
+    Frames(Vec<(LogPoint, Place)>),
+    Cut(LogPoint),
     Promise(LeaderEpoch),
 }
 
@@ -79,7 +95,7 @@ enum Synced {
 pub struct ShardHandle {
     /// Which shard.
     pub id: ShardId,
-    messages: mpsc::Sender<Message>,
+    requests: mpsc::Sender<Request>,
     progress: watch::Receiver<Progress>,
 }
 
@@ -103,13 +119,53 @@ impl ShardHandle {
         publish: Publish,
     ) -> Result<oneshot::Receiver<Result<Ack, Reject>>, PublishError> {
         let (reply, answer) = oneshot::channel();
-        self.messages.send(Message::Publish(publish, reply)).await.map_err(|_| PublishError::Stopped)?;
+        self.requests.send(Request::Publish(publish, reply)).await.map_err(|_| PublishError::Stopped)?;
         Ok(answer)
     }
 
     /// Hands over frames that the origin committed, in order. Returns false once the node stops.
     pub async fn copy(&self, frames: Vec<Frame>) -> bool {
-        self.messages.send(Message::Copy(frames)).await.is_ok()
+        self.requests.send(Request::Copy(frames)).await.is_ok()
+    }
+
+    /// What is committed: everything that was acknowledged, anywhere, before this was called is at or below it.
+    ///
+    /// # Errors
+    /// [`PublishError`]: this node does not lead, or stops.
+    pub async fn read(&self) -> Result<Seq, PublishError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Read(reply)).await.map_err(|_| PublishError::Stopped)?;
+        answer.await.map_err(|_| PublishError::Stopped)?.map_err(PublishError::from)
+    }
+
+    /// Has the replica promise to do nothing below `epoch`, and say how far its log is. None once the node stops.
+    pub async fn fence(&self, epoch: LeaderEpoch) -> Option<FenceAnswer> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Fence(epoch, reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Tells the replica whom placement has elected. Returns false once the node stops.
+    pub async fn elected(&self, election: Election) -> bool {
+        self.requests.send(Request::Elected(election)).await.is_ok()
+    }
+
+    /// Hands over what another replica says. Returns false once the node stops.
+    pub async fn said(&self, node: NodeId, message: Message) -> bool {
+        self.requests.send(Request::From(node, message)).await.is_ok()
+    }
+
+    /// The way to a node is new: if it leads the shard, the replica asks it again where they agree. Returns false once
+    /// this node stops.
+    pub async fn connected(&self, node: NodeId) -> bool {
+        self.requests.send(Request::Connected(node)).await.is_ok()
+    }
+
+    /// How far a node that follows this leader has flushed; none: it does not, or this is no leader.
+    pub async fn flushed_by(&self, node: NodeId) -> Option<Seq> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::FlushedBy(node, reply)).await.ok()?;
+        answer.await.ok().flatten()
     }
 
     /// What the shard shows now.
@@ -125,82 +181,96 @@ impl ShardHandle {
 
 /// A frame on its way from the log's end into the index.
 pub(crate) struct Unapplied {
-    /// The place is set once the frame is flushed.
     pub effects: FrameEffects,
-    /// For the tail; none for replayed frames.
-    pub frame: Option<Frame>,
+    /// Its place is known.
+    pub flushed: bool,
 }
 
 pub(crate) struct ShardTask {
     pub replica: Replica,
     pub shard: ShardId,
-    pub me: NodeId,
     pub index: Arc<Index>,
     pub writer: WriterHandle,
     pub clock: Arc<dyn Clock>,
     pub placement: Arc<dyn Placement>,
+    pub peers: Arc<dyn Peers>,
+    pub reader: Reader,
     pub fatal: Arc<dyn Fn(String) + Send + Sync>,
     pub tail: Arc<Tail>,
     pub unapplied: VecDeque<Unapplied>,
     pub totals: Totals,
-    pub damaged: bool,
     pub quarantined: u64,
 }
 
 /// What the task carries from step to step.
 struct Running {
     task: ShardTask,
-    answers: HashMap<RequestId, oneshot::Sender<Result<Ack, Reject>>>,
+    answers: HashMap<RequestId, Answer>,
     next_request: u64,
-    /// Queued for the volume, not yet known to be synced: the head of `unapplied` without a place.
+    /// Queued for the volume in the next submission.
     to_submit: Vec<Entry>,
-    flushed: Seq,
     applied_hlc: Hlc,
     fault: Option<CopyFault>,
     synced: mpsc::UnboundedSender<Synced>,
-    election: Option<crate::Election>,
+    fences: Vec<(LeaderEpoch, oneshot::Sender<FenceAnswer>)>,
+    /// Begun by this node itself, where it is the only one.
+    election: Option<Election>,
     progress: watch::Sender<Progress>,
+}
+
+/// Who waits.
+enum Answer {
+    Publish(oneshot::Sender<Result<Ack, Reject>>),
+    Read(oneshot::Sender<Result<Seq, Reject>>),
 }
 
 impl ShardTask {
     /// Starts the task. It asks placement for a leadership at once.
     pub fn spawn(self) -> (ShardHandle, tokio::task::JoinHandle<()>) {
-        let (messages, inbox) = mpsc::channel(BURST);
+        let (requests, inbox) = mpsc::channel(BURST);
         let (synced, synced_inbox) = mpsc::unbounded_channel();
         let marks = self.replica.marks();
-        let first = Progress {
-            appended: marks.appended,
-            committed: marks.committed,
-            applied: marks.applied,
-            chain: self.replica.chain(),
-            hlc: Hlc::ZERO,
-            totals: self.totals,
-            leads: None,
-            ready: false,
-            damaged: self.damaged,
-            quarantined: self.quarantined,
-            fault: None,
-        };
-        let (progress, watcher) = watch::channel(first);
-        let handle = ShardHandle { id: self.shard, messages, progress: watcher };
+        let applied_hlc = if marks.applied == marks.appended { self.replica.hlc() } else { Hlc::ZERO };
+        let (progress, watcher) = watch::channel(self.progress(Hlc::ZERO, None));
+        let handle = ShardHandle { id: self.shard, requests, progress: watcher };
         let running = Running {
-            flushed: marks.flushed,
-            applied_hlc: if marks.applied == marks.appended { self.replica.hlc() } else { Hlc::ZERO },
+            applied_hlc,
             task: self,
             answers: HashMap::new(),
             next_request: 0,
             to_submit: Vec::new(),
             fault: None,
             synced,
+            fences: Vec::new(),
             election: None,
             progress,
         };
         (handle, tokio::spawn(running.run(inbox, synced_inbox)))
     }
+
+    fn progress(&self, applied_hlc: Hlc, fault: Option<CopyFault>) -> Progress {
+        let marks = self.replica.marks();
+        Progress {
+            appended: marks.appended,
+            committed: marks.committed,
+            applied: marks.applied,
+            chain: self.replica.chain(),
+            hlc: applied_hlc,
+            totals: self.totals,
+            promised: self.replica.promised(),
+            leads: self.replica.leads(),
+            follows: self.replica.follows(),
+            settled: self.replica.is_settled(),
+            ready: self.replica.is_ready(),
+            damaged: self.replica.unsure_from().is_some(),
+            quarantined: self.quarantined,
+            fault,
+        }
+    }
 }
 
 impl Running {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Message>, mut synced: mpsc::UnboundedReceiver<Synced>) {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Request>, mut synced: mpsc::UnboundedReceiver<Synced>) {
         self.ask_placement();
         self.submit();
         let mut burst = Vec::with_capacity(BURST);
@@ -218,8 +288,8 @@ impl Running {
                     if count == 0 {
                         return;
                     }
-                    for message in burst.drain(..) {
-                        self.on_message(message);
+                    for request in burst.drain(..) {
+                        self.on_request(request);
                     }
                 }
             }
@@ -229,37 +299,68 @@ impl Running {
     }
 
     fn ask_placement(&mut self) {
-        let election = self.task.placement.begin(self.task.shard, self.task.replica.standing());
-        if election.leader == self.task.me {
-            self.step(Input::Fence { epoch: election.epoch });
+        let replica = &self.task.replica;
+        let begun = self.task.placement.begin(self.task.shard, replica.promised(), replica.end().end());
+        if let Some(election) = begun {
+            let epoch = election.epoch;
             self.election = Some(election);
+            self.step(Input::Fence { epoch });
         }
     }
 
-    fn on_message(&mut self, message: Message) {
-        match message {
-            Message::Publish(mut publish, reply) => {
+    fn on_request(&mut self, request: Request) {
+        match request {
+            Request::Publish(mut publish, reply) => {
                 if reply.is_closed() {
                     return;
                 }
-                publish.request = RequestId(self.next_request);
-                self.next_request += 1;
-                self.answers.insert(publish.request, reply);
+                publish.request = self.wait(Answer::Publish(reply));
                 if let Some(producer) = publish.producer {
                     self.learn(publish.stream, publish.partition, producer.id);
                 }
                 self.step(Input::Publish(publish));
             }
-            Message::Copy(frames) => {
+            Request::Read(reply) => {
+                let request = self.wait(Answer::Read(reply));
+                self.step(Input::Read { request });
+            }
+            Request::Copy(frames) => {
                 for frame in frames {
-                    if frame.header.kind == FrameKind::Events
-                        && let Some(producer) =
-                            frame_effects(&frame, Place { file: 0, at: 0, len: 0 }).producer
-                    {
-                        self.learn(frame.header.stream, frame.header.partition, producer.id);
-                    }
                     self.step(Input::Copy(frame));
                 }
+            }
+            Request::Fence(epoch, reply) => {
+                self.fences.push((epoch, reply));
+                self.step(Input::Fence { epoch });
+            }
+            Request::Elected(election) => self.step(Input::Elected(election)),
+            Request::From(node, message) => {
+                let held = self.look_up(&message);
+                self.step(Input::From { node, message, held });
+            }
+            Request::Connected(node) => {
+                if self.task.replica.follows().is_some_and(|(leader, _)| leader == node) {
+                    self.step(Input::Connected);
+                }
+            }
+            Request::FlushedBy(node, reply) => drop(reply.send(self.task.replica.flushed_by(node))),
+        }
+    }
+
+    fn wait(&mut self, answer: Answer) -> RequestId {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        self.answers.insert(request, answer);
+        request
+    }
+
+    fn look_up(&self, message: &Message) -> Option<LogPoint> {
+        let (seq, epoch) = self.task.replica.must_look_up(message)?;
+        match self.task.reader.newest(self.task.shard, seq, epoch) {
+            Ok(point) => Some(point),
+            Err(error) => {
+                tracing::error!(shard = %self.task.shard, %seq, %error, "a follower asks for a frame that cannot be read");
+                None
             }
         }
     }
@@ -282,21 +383,27 @@ impl Running {
 
     fn on_synced(&mut self, report: Synced) {
         match report {
-            Synced::Promise(epoch) => {
-                if let Some(election) = self.election.take_if(|election| election.epoch == epoch) {
-                    self.step(Input::Lead { epoch, set: election.set });
-                }
-            }
+            Synced::Promise(epoch) => self.step(Input::Promised { epoch }),
+            Synced::Cut(LogPoint { seq, chain, .. }) => self.step(Input::Flushed { seq, chain }),
             Synced::Frames(places) => {
-                // Submissions are synced in order, so these are the oldest frames without a place.
-                let first = usize::try_from(self.flushed.0 - self.applied().0).unwrap_or(usize::MAX);
-                for (frame, place) in self.task.unapplied.iter_mut().skip(first).zip(places) {
-                    if let Some(place) = place {
+                let Some(first) = self.task.unapplied.front().map(|frame| frame.effects.header.seq) else {
+                    return;
+                };
+                let mut last = None;
+                for (point, place) in places {
+                    let at = point.seq.0.checked_sub(first.0).and_then(|at| usize::try_from(at).ok());
+                    // What was cut while it was written is not there any more, or another frame is.
+                    if let Some(frame) = at.and_then(|at| self.task.unapplied.get_mut(at))
+                        && frame.effects.header.chain == point.chain
+                    {
                         frame.effects.place = place;
-                        self.flushed = frame.effects.header.seq;
+                        frame.flushed = true;
+                        last = Some(point);
                     }
                 }
-                self.step(Input::Flushed(self.flushed));
+                if let Some(LogPoint { seq, chain, .. }) = last {
+                    self.step(Input::Flushed { seq, chain });
+                }
             }
         }
     }
@@ -318,12 +425,12 @@ impl Running {
         match effect {
             Effect::Append(frame) => {
                 let nowhere = Place { file: 0, at: 0, len: 0 };
-                self.task.unapplied.push_back(Unapplied {
-                    effects: frame_effects(&frame, nowhere),
-                    frame: Some(frame.clone()),
-                });
+                let effects = frame_effects(&frame, nowhere);
+                self.task.unapplied.push_back(Unapplied { effects, flushed: false });
+                self.task.tail.append(tail::Unapplied::InMemory(frame.clone()));
                 self.to_submit.push(Entry::Frame(frame));
             }
+            Effect::Cut { after } => self.cut(after),
             Effect::Promise(promise) => {
                 // Its own submission: what it follows is queued before it.
                 self.submit();
@@ -336,9 +443,18 @@ impl Running {
                     }),
                 });
             }
+            Effect::Answer(answer) => self.answer_fence(answer),
+            Effect::Send { to, message } => self.task.peers.send(self.task.shard, to, message),
+            Effect::Feed { to, epoch, after } => self.task.peers.feed(self.task.shard, to, epoch, after),
+            Effect::StopFeeding => self.task.peers.stop_feeding(self.task.shard),
             Effect::Apply { through } => self.apply(through),
             Effect::Ack { request, ack } => self.answer(request, Ok(ack)),
             Effect::Reject { request, reject } => self.answer(request, Err(reject)),
+            Effect::Readable { request, committed } => {
+                if let Some(Answer::Read(reply)) = self.answers.remove(&request) {
+                    let _ = reply.send(Ok(committed));
+                }
+            }
             Effect::Fault(fault) => {
                 tracing::error!(shard = %self.task.shard, %fault, "this copy is faulted: nothing is appended to it any more");
                 self.fault = Some(fault);
@@ -346,11 +462,50 @@ impl Running {
         }
     }
 
+    /// A caller that has gone needs no answer; its events stay.
     fn answer(&mut self, request: RequestId, result: Result<Ack, Reject>) {
-        if let Some(reply) = self.answers.remove(&request) {
-            // A caller that has gone needs no answer; its events stay.
-            let _ = reply.send(result);
+        match (self.answers.remove(&request), result) {
+            (Some(Answer::Publish(reply)), result) => drop(reply.send(result)),
+            (Some(Answer::Read(reply)), Err(reject)) => drop(reply.send(Err(reject))),
+            (Some(Answer::Read(_)) | None, _) => {}
         }
+    }
+
+    fn answer_fence(&mut self, answer: FenceAnswer) {
+        let (asked, promised) = match answer {
+            FenceAnswer::Promised { epoch, .. } => (epoch, epoch),
+            FenceAnswer::Refused { epoch, promised } => (epoch, promised),
+        };
+        for (epoch, reply) in std::mem::take(&mut self.fences) {
+            if epoch == asked {
+                let _ = reply.send(answer);
+            } else if epoch < promised {
+                let _ = reply.send(FenceAnswer::Refused { epoch, promised });
+            } else {
+                self.fences.push((epoch, reply));
+            }
+        }
+        if let FenceAnswer::Promised { epoch, unsure_from: None, .. } = answer
+            && let Some(election) = self.election.take_if(|election| election.epoch == epoch)
+        {
+            self.step(Input::Elected(election));
+        }
+    }
+
+    /// What is queued but not submitted goes first, so that the cut finds it in the volume's queue.
+    fn cut(&mut self, after: LogPoint) {
+        self.submit();
+        while self.task.unapplied.pop_back_if(|frame| frame.effects.header.seq > after.seq).is_some() {}
+        self.task.tail.cut(after.seq);
+        let synced = self.synced.clone();
+        let shard = self.task.shard;
+        self.task.writer.submit(Submission {
+            shard,
+            entries: vec![Entry::Cut { shard, from: after.seq.next() }],
+            done: Box::new(move |_| {
+                let _ = synced.send(Synced::Cut(after));
+            }),
+        });
     }
 
     fn apply(&mut self, through: Seq) {
@@ -368,6 +523,10 @@ impl Running {
     fn apply_run(&mut self, count: usize) -> usize {
         let run: Vec<Unapplied> = self.task.unapplied.drain(..count).collect();
         let Some(through) = run.last().map(|last| last.effects.header.seq) else { return count };
+        if run.iter().any(|frame| !frame.flushed) {
+            self.die(format!("frames up to {through} were to be applied before they are flushed"));
+            return count;
+        }
         let effects: Vec<FrameEffects> = run.iter().map(|frame| frame.effects).collect();
         if let Err(error) = self.task.index.apply(self.task.shard, &effects) {
             self.die(format!("the index takes nothing: {error}"));
@@ -380,10 +539,8 @@ impl Running {
                 self.task.totals.bytes += u64::from(header.payload_len);
             }
             self.applied_hlc = header.hlc;
-            if let Some(frame) = frame.frame {
-                self.task.tail.push(frame);
-            }
         }
+        self.task.tail.applied(through);
         self.step(Input::Applied(through));
         count
     }
@@ -393,33 +550,30 @@ impl Running {
             return;
         }
         let synced = self.synced.clone();
+        let entries = std::mem::take(&mut self.to_submit);
+        let points: Vec<LogPoint> = entries.iter().filter_map(point_of).collect();
         self.task.writer.submit(Submission {
             shard: self.task.shard,
-            entries: std::mem::take(&mut self.to_submit),
+            entries,
             done: Box::new(move |flushed| {
-                let _ = synced.send(Synced::Frames(flushed.places));
+                let places = points.into_iter().zip(flushed.places);
+                let places = places.filter_map(|(point, place)| Some((point, place?))).collect();
+                let _ = synced.send(Synced::Frames(places));
             }),
         });
     }
 
     fn show(&self) {
-        let marks = self.task.replica.marks();
-        self.progress.send_replace(Progress {
-            appended: marks.appended,
-            committed: marks.committed,
-            applied: marks.applied,
-            chain: self.task.replica.chain(),
-            hlc: self.applied_hlc,
-            totals: self.task.totals,
-            leads: self.task.replica.leads(),
-            ready: self.task.replica.is_ready(),
-            damaged: self.task.damaged,
-            quarantined: self.task.quarantined,
-            fault: self.fault.clone(),
-        });
+        self.progress.send_replace(self.task.progress(self.applied_hlc, self.fault.clone()));
     }
 
     fn die(&self, why: String) {
         (self.task.fatal)(format!("shard {}: {why}", self.task.shard));
     }
+}
+
+fn point_of(entry: &Entry) -> Option<LogPoint> {
+    let Entry::Frame(frame) = entry else { return None };
+    let header = &frame.header;
+    Some(LogPoint { seq: header.seq, epoch: header.log_epoch, chain: header.chain })
 }

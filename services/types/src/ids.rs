@@ -78,6 +78,10 @@ number!(
     LeaderEpoch(u32)
 );
 number!(
+    /// The version of a shard's replica set, from 1, rising with each change of its members.
+    SetVersion(u32)
+);
+number!(
     /// How often a node's process has started on its disk, from 1.
     Boot(u64)
 );
@@ -125,6 +129,14 @@ impl Seq {
 
 impl LogEpoch {
     /// The epoch after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl SetVersion {
+    /// The version after this one.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
@@ -215,6 +227,22 @@ pub struct Lane {
 impl fmt::Display for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}@{}", self.stream, self.partition, self.origin)
+    }
+}
+
+/// The end of a replica's log: what elections compare. Ordered by epoch first, as in Raft: a longer log of an older epoch
+/// may hold what was never committed, and a shorter one of a newer epoch holds all that was (DESIGN §5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LogEnd {
+    /// The log epoch of the last frame; 0 where there is none.
+    pub epoch: LogEpoch,
+    /// The seq of the last frame; [`Seq::ZERO`] where there is none.
+    pub seq: Seq,
+}
+
+impl fmt::Display for LogEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.epoch, self.seq)
     }
 }
 

@@ -8,6 +8,7 @@ mod cursor;
 mod hlc;
 mod ids;
 pub mod limits;
+pub mod mutant;
 mod names;
 mod partitioner;
 mod principal;
@@ -17,8 +18,8 @@ pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use cursor::{Cursor, CursorError};
 pub use hlc::Hlc;
 pub use ids::{
-    Boot, ClusterUuid, DiskUuid, Incarnation, Lane, LeaderEpoch, LogEpoch, NodeId, Offset, Origin, Partition,
-    ProducerEpoch, ProducerId, RegionId, Seq, ShardId, ShardNo, StreamId, TenantId,
+    Boot, ClusterUuid, DiskUuid, Incarnation, Lane, LeaderEpoch, LogEnd, LogEpoch, NodeId, Offset, Origin,
+    Partition, ProducerEpoch, ProducerId, RegionId, Seq, SetVersion, ShardId, ShardNo, StreamId, TenantId,
 };
 pub use names::{NameError, RegionName, StreamName, TenantName};
 pub use partitioner::{murmur2, partition_for_key};

@@ -95,7 +95,9 @@ impl Shard {
         for frame in &self.durable[index.seq().0 as usize..] {
             replica.replay(frame).expect("what is on the disk is in order");
         }
-        let election = SoleReplica { node: NODE, boot: Boot(1) }.begin(self.id, replica.standing());
+        let election = SoleReplica { node: NODE, boot: Boot(boot) }
+            .begin(self.id, replica.promised(), replica.end().end())
+            .expect("the only node elects itself");
         let epoch = election.epoch;
         self.life = Some(Life { replica, queued: VecDeque::new(), index, election, fault: None });
         self.step(Input::Fence { epoch }, now, seen);
@@ -131,7 +133,14 @@ impl Shard {
                     self.step(Input::Applied(through), now, seen);
                 }
                 Effect::Ack { ack, .. } => seen.push(Seen::Acked(ack)),
-                Effect::Reject { .. } => {}
+                Effect::Answer(_) => {
+                    let election = life.election.clone();
+                    self.step(Input::Elected(election), now, seen);
+                }
+                Effect::Reject { .. } | Effect::Readable { .. } => {}
+                Effect::Cut { .. } | Effect::Send { .. } | Effect::Feed { .. } | Effect::StopFeeding => {
+                    panic!("a region of one node has nobody to follow it")
+                }
                 Effect::Fault(fault) => life.fault = Some(fault),
             }
         }
@@ -146,16 +155,15 @@ impl Shard {
         let Some(life) = &mut self.life else { return false };
         match life.queued.pop_front() {
             Some(Queued::Frame(frame)) => {
-                let seq = frame.header.seq;
+                let (seq, chain) = (frame.header.seq, frame.header.chain);
                 self.durable.push(frame);
                 assert_eq!(self.durable.len() as u64, seq.0, "a log has no hole and no twin");
-                self.step(Input::Flushed(seq), now, seen);
+                self.step(Input::Flushed { seq, chain }, now, seen);
                 true
             }
             Some(Queued::Promise(epoch)) => {
                 self.promised = epoch;
-                let set = life.election.set.clone();
-                self.step(Input::Lead { epoch, set }, now, seen);
+                self.step(Input::Promised { epoch }, now, seen);
                 true
             }
             None => false,

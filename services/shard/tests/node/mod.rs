@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use meridian_batch::{BatchBuilder, Codec, Event, Producer, Sequence};
-use meridian_shard::{HostConfig, Publish, RequestId, ShardHost, SoleReplica};
+use meridian_shard::{HostConfig, NoPeers, Publish, RequestId, ShardHost, SoleReplica};
 use meridian_storage::index::{Index, MemoryKeyValue};
 use meridian_storage::{
     Chain, Frame, FrameHeader, FrameKind, Identity, Recovered, SimDisk, Volume, VolumeConfig, VolumeError,
@@ -91,6 +91,7 @@ impl Machine {
             writer.clone(),
             Arc::new(SystemClock),
             Arc::new(SoleReplica { node: ME, boot: Boot(self.boot) }),
+            Arc::new(NoPeers),
             recovered.clone(),
             Arc::new(move |what| said.lock().push(what)),
         );

@@ -1,10 +1,11 @@
 //! The replica's laws, each in a few steps.
 
-use meridian_types::{Incarnation, Origin, RegionId, ShardNo};
+use meridian_storage::FrameHeader;
+use meridian_types::{Incarnation, LogEpoch, Origin, RegionId, SetVersion, ShardNo};
 
 use super::*;
-use crate::SetVersion;
 use crate::tests_support::{SHARD, publish};
+use crate::{Ack, Publish, ReplicaSet};
 
 const ME: NodeId = NodeId(1);
 const NOW: Timestamp = Timestamp(1_000_000);
@@ -24,8 +25,7 @@ impl Rig {
 
     fn leading(home: Home, members: &[u32]) -> Self {
         let mut rig = Self::new(home);
-        rig.step(Input::Fence { epoch: LeaderEpoch(1) });
-        rig.step(Input::Lead { epoch: LeaderEpoch(1), set: set(members) });
+        rig.lead(1, members);
         rig
     }
 
@@ -46,10 +46,28 @@ impl Rig {
         out
     }
 
+    /// Fenced, promised, elected.
+    fn lead(&mut self, epoch: u32, members: &[u32]) -> Vec<Effect> {
+        let epoch = LeaderEpoch(epoch);
+        let mut out = self.step(Input::Fence { epoch });
+        out.extend(self.step(Input::Promised { epoch }));
+        out.extend(self.step(elected(epoch.0, 1, members)));
+        out
+    }
+
+    /// The volume syncs up to there.
+    fn flushed(&mut self, seq: u64) -> Vec<Effect> {
+        let chain = self.replica.log.point(Seq(seq)).map_or(Chain::GENESIS, |point| point.chain);
+        self.step(Input::Flushed { seq: Seq(seq), chain })
+    }
+
+    fn hears(&mut self, node: u32, message: Message) -> Vec<Effect> {
+        self.step(Input::From { node: NodeId(node), message, held: None })
+    }
+
     /// The volume syncs everything, and the index takes what it may.
     fn flush(&mut self) -> Vec<Effect> {
-        let end = self.replica.marks().appended;
-        let mut out = self.step(Input::Flushed(end));
+        let mut out = self.flushed(self.replica.marks().appended.0);
         if let Some(through) = applies(&out) {
             out.extend(self.step(Input::Applied(through)));
         }
@@ -59,6 +77,11 @@ impl Rig {
 
 fn set(members: &[u32]) -> ReplicaSet {
     ReplicaSet { version: SetVersion(1), members: members.iter().map(|&n| NodeId(n)).collect() }
+}
+
+fn elected(epoch: u32, leader: u32, members: &[u32]) -> Input {
+    let (epoch, leader) = (LeaderEpoch(epoch), NodeId(leader));
+    Input::Elected(Election { epoch, leader, boot: Boot(1), set: set(members) })
 }
 
 fn applies(effects: &[Effect]) -> Option<Seq> {
@@ -83,11 +106,19 @@ fn rejects(effects: &[Effect]) -> Vec<Reject> {
 fn a_promise_comes_before_a_leadership_and_an_epoch_start_before_publishes() {
     let mut rig = Rig::new(Home::Origin);
     assert_eq!(rejects(&rig.step(Input::Publish(publish(1, 1, None)))), [Reject::NotLeader]);
-    rig.step(Input::Lead { epoch: LeaderEpoch(1), set: set(&[1]) });
+    rig.step(elected(1, 1, &[1]));
     assert!(rig.frames.is_empty(), "nothing is led that was not promised");
     let effects = rig.step(Input::Fence { epoch: LeaderEpoch(1) });
     assert!(matches!(effects[..], [Effect::Promise(p)] if p.epoch == LeaderEpoch(1) && p.boot == Boot(1)));
-    rig.step(Input::Lead { epoch: LeaderEpoch(1), set: set(&[1]) });
+    rig.step(elected(1, 1, &[1]));
+    assert!(rig.frames.is_empty(), "nor what is not synced");
+    let effects = rig.step(Input::Promised { epoch: LeaderEpoch(1) });
+    let [Effect::Answer(FenceAnswer::Promised { epoch: LeaderEpoch(1), unsure_from: None, .. })] =
+        effects[..]
+    else {
+        panic!("{effects:?}")
+    };
+    rig.step(elected(1, 1, &[1]));
     assert_eq!(rig.frames[0].header.kind, FrameKind::EpochStart);
     assert_eq!(
         rejects(&rig.step(Input::Publish(publish(2, 1, None)))),
@@ -105,10 +136,10 @@ fn an_ack_waits_for_the_flush() {
     rig.flush();
     assert!(acks(&rig.step(Input::Publish(publish(1, 3, None)))).is_empty());
     assert!(acks(&rig.step(Input::Publish(publish(2, 2, None)))).is_empty());
-    let first = acks(&rig.step(Input::Flushed(Seq(2))));
+    let first = acks(&rig.flushed(2));
     assert_eq!(first.len(), 1);
     assert_eq!((first[0].0, first[0].1.base_offset), (1, Offset(0)));
-    let second = acks(&rig.step(Input::Flushed(Seq(3))));
+    let second = acks(&rig.flushed(3));
     assert_eq!((second[0].0, second[0].1.base_offset), (2, Offset(3)));
     assert!(second[0].1.hlc > first[0].1.hlc);
 }
@@ -117,32 +148,33 @@ fn an_ack_waits_for_the_flush() {
 fn a_majority_commits_and_only_what_this_node_flushed_is_applied() {
     let mut rig = Rig::leading(Home::Origin, &[1, 2, 3]);
     let epoch = LeaderEpoch(1);
-    let peer =
-        |node, seq| Input::PeerFlushed { node: NodeId(node), epoch, set: SetVersion(1), seq: Seq(seq) };
-    rig.step(peer(2, 1));
-    rig.step(peer(3, 1));
+    let flushed = |seq| Message::Flushed { epoch, set: SetVersion(1), seq: Seq(seq) };
+    rig.hears(2, flushed(1));
+    rig.hears(3, flushed(1));
     assert_eq!(rig.replica.marks().committed, Seq(0), "unmatched logs are not counted (fault 32)");
     for node in [2, 3] {
-        rig.step(Input::Matched { node: NodeId(node), epoch, seq: Seq(0) });
+        let out = rig.hears(node, Message::Probe { epoch, attempt: 1, at: LogPoint::START });
+        assert!(matches!(out[1], Effect::Feed { after: Seq::ZERO, .. }));
     }
-    assert!(applies(&rig.step(peer(2, 1))).is_none());
-    let out = rig.step(peer(3, 1));
+    assert!(applies(&rig.hears(2, flushed(1))).is_none());
+    let out = rig.hears(3, flushed(1));
     assert_eq!(rig.replica.marks().committed, Seq(1), "two of three");
     assert!(applies(&out).is_none(), "committed elsewhere, not flushed here: not applied (fault 31)");
-    assert_eq!(applies(&rig.step(Input::Flushed(Seq(1)))), Some(Seq(1)));
+    assert_eq!(applies(&rig.flushed(1)), Some(Seq(1)));
 }
 
 #[test]
 fn reports_of_another_epoch_or_set_are_not_counted() {
     let mut rig = Rig::leading(Home::Origin, &[1, 2, 3]);
     let epoch = LeaderEpoch(1);
-    rig.step(Input::Matched { node: NodeId(2), epoch, seq: Seq(0) });
-    rig.step(Input::Flushed(Seq(1)));
-    rig.step(Input::PeerFlushed { node: NodeId(2), epoch: LeaderEpoch(0), set: SetVersion(1), seq: Seq(1) });
-    rig.step(Input::PeerFlushed { node: NodeId(2), epoch, set: SetVersion(0), seq: Seq(1) });
-    rig.step(Input::PeerFlushed { node: NodeId(9), epoch, set: SetVersion(1), seq: Seq(1) });
+    rig.hears(2, Message::Probe { epoch, attempt: 1, at: LogPoint::START });
+    rig.flushed(1);
+    let flushed = |epoch, set| Message::Flushed { epoch, set: SetVersion(set), seq: Seq(1) };
+    rig.hears(2, flushed(LeaderEpoch(0), 1));
+    rig.hears(2, flushed(epoch, 0));
+    rig.hears(9, flushed(epoch, 1));
     assert_eq!(rig.replica.marks().committed, Seq(0));
-    rig.step(Input::PeerFlushed { node: NodeId(2), epoch, set: SetVersion(1), seq: Seq(1) });
+    rig.hears(2, flushed(epoch, 1));
     assert_eq!(rig.replica.marks().committed, Seq(1));
 }
 
@@ -156,12 +188,11 @@ fn frames_of_an_old_epoch_commit_only_with_one_of_this_epoch() {
     for frame in &old.frames {
         rig.replica.replay(frame).unwrap();
     }
-    rig.step(Input::Fence { epoch: LeaderEpoch(2) });
-    let out = rig.step(Input::Lead { epoch: LeaderEpoch(2), set: set(&[1]) });
+    let out = rig.lead(2, &[1]);
     assert!(applies(&out).is_none());
-    rig.step(Input::Flushed(Seq(2)));
+    rig.flushed(2);
     assert_eq!(rig.replica.marks().committed, Seq(0), "all of epoch 1 is flushed, none of epoch 2");
-    assert_eq!(applies(&rig.step(Input::Flushed(Seq(3)))), Some(Seq(3)));
+    assert_eq!(applies(&rig.flushed(3)), Some(Seq(3)));
     assert_eq!(rig.frames[0].header.log_epoch, LogEpoch(2));
     assert!(rig.frames[0].follows(old.frames[1].header.chain));
 }
@@ -189,12 +220,11 @@ fn a_retry_after_a_restart_is_found_in_replayed_frames() {
     old.flush();
     old.step(Input::Publish(publish(1, 4, Some((7, 0)))));
     let mut rig = Rig::new(Home::Origin);
-    rig.replica.learn(StreamId(1), Partition(0), meridian_types::ProducerId(7), None);
     for frame in &old.frames {
         rig.replica.replay(frame).unwrap();
     }
-    rig.step(Input::Fence { epoch: LeaderEpoch(2) });
-    rig.step(Input::Lead { epoch: LeaderEpoch(2), set: set(&[1]) });
+    rig.lead(2, &[1]);
+    rig.replica.learn(StreamId(1), Partition(0), ProducerId(7), None);
     rig.flush();
     let answered = acks(&rig.step(Input::Publish(publish(1, 4, Some((7, 0))))));
     assert!(answered[0].1.duplicate && answered[0].1.seq == Seq(2));
@@ -207,14 +237,16 @@ fn a_fenced_leader_stops_counting_and_answers_not_leader() {
     rig.step(Input::Publish(publish(1, 1, None)));
     let out = rig.step(Input::Fence { epoch: LeaderEpoch(5) });
     assert_eq!(rejects(&out), [Reject::NotLeader]);
-    assert!(
-        acks(&rig.step(Input::Flushed(Seq(2)))).is_empty(),
-        "a fenced leader acknowledges nothing (fault 38)"
-    );
+    assert!(acks(&rig.flushed(2)).is_empty(), "a fenced leader acknowledges nothing (fault 38)");
     assert_eq!(rig.replica.marks().committed, Seq(1));
     assert_eq!(rejects(&rig.step(Input::Publish(publish(2, 1, None)))), [Reject::NotLeader]);
-    assert!(rig.step(Input::Fence { epoch: LeaderEpoch(4) }).is_empty(), "a lower fence changes nothing");
-    rig.step(Input::Lead { epoch: LeaderEpoch(4), set: set(&[1]) });
+    let out = rig.step(Input::Fence { epoch: LeaderEpoch(4) });
+    let refused = FenceAnswer::Refused { epoch: LeaderEpoch(4), promised: LeaderEpoch(5) };
+    assert!(
+        matches!(out[..], [Effect::Answer(answer)] if answer == refused),
+        "a lower fence changes nothing"
+    );
+    rig.step(elected(4, 1, &[1]));
     assert_eq!(rig.replica.leads(), None);
 }
 
@@ -280,7 +312,8 @@ fn a_copy_accepts_no_publish_and_another_shards_frame_neither() {
     let mut origin = Replica::recover(stranger, ME, Boot(1), Home::Origin, Recovery::default(), 16);
     let mut out = Vec::new();
     origin.step(Input::Fence { epoch: LeaderEpoch(1) }, NOW, &mut out);
-    origin.step(Input::Lead { epoch: LeaderEpoch(1), set: set(&[1]) }, NOW, &mut out);
+    origin.step(Input::Promised { epoch: LeaderEpoch(1) }, NOW, &mut out);
+    origin.step(elected(1, 1, &[1]), NOW, &mut out);
     let Some(Effect::Append(frame)) = out.pop() else { panic!("an epoch start") };
     assert!(matches!(copy.step(Input::Copy(frame))[..], [Effect::Fault(CopyFault::OutOfOrder { .. })]));
 }
@@ -288,9 +321,12 @@ fn a_copy_accepts_no_publish_and_another_shards_frame_neither() {
 #[test]
 fn a_damaged_replica_leads_nothing() {
     let mut rig = Rig::new(Home::Origin);
-    rig.replica.set_damaged();
-    rig.step(Input::Fence { epoch: LeaderEpoch(1) });
-    rig.step(Input::Lead { epoch: LeaderEpoch(1), set: set(&[1]) });
+    rig.replica.set_unsure(Seq(4));
+    let out = rig.lead(1, &[1]);
+    let unsure = out.iter().any(|effect| {
+        matches!(effect, Effect::Answer(FenceAnswer::Promised { unsure_from: Some(Seq(4)), .. }))
+    });
+    assert!(unsure, "it says so to whoever elects");
     assert!(rig.frames.is_empty());
     assert_eq!(rejects(&rig.step(Input::Publish(publish(1, 1, None)))), [Reject::Damaged]);
 }
@@ -306,7 +342,8 @@ fn time_goes_forward_over_a_leader_change_with_an_earlier_clock() {
     }
     let mut out = Vec::new();
     next.replica.step(Input::Fence { epoch: LeaderEpoch(2) }, Timestamp(5), &mut out);
-    next.replica.step(Input::Lead { epoch: LeaderEpoch(2), set: set(&[1]) }, Timestamp(5), &mut out);
+    next.replica.step(Input::Promised { epoch: LeaderEpoch(2) }, Timestamp(5), &mut out);
+    next.replica.step(elected(2, 1, &[1]), Timestamp(5), &mut out);
     let Some(Effect::Append(frame)) = out.pop() else { panic!("an epoch start") };
     assert!(frame.header.hlc > old.frames[1].header.hlc);
 }

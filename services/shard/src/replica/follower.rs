@@ -1,0 +1,207 @@
+//! A replica that follows: it finds what it has in common with its leader, cuts the rest, takes what follows, and
+//! reports what it has flushed of that.
+
+use meridian_storage::Frame;
+use meridian_types::mutant::{self, Mutant};
+use meridian_types::{LeaderEpoch, NodeId, Seq, SetVersion};
+
+use super::{Home, Replica, Role};
+use crate::message::{LogPoint, Message};
+use crate::{CopyFault, Effect, Election};
+
+#[derive(Debug)]
+pub(super) struct Follower {
+    pub epoch: LeaderEpoch,
+    pub leader: NodeId,
+    set: SetVersion,
+    state: State,
+    /// How far this log is known to be the leader's. What was once in common in an epoch stays so: a leader cuts nothing.
+    common: Seq,
+    reported: Seq,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Asked whether the leader has this.
+    Asking {
+        attempt: u32,
+        at: LogPoint,
+    },
+    Matched,
+}
+
+impl Replica {
+    pub(super) fn follow(&mut self, election: &Election, out: &mut Vec<Effect>) {
+        if let Role::Follower(follower) = &mut self.role
+            && follower.epoch == election.epoch
+        {
+            return;
+        }
+        self.step_down(out);
+        self.role = Role::Follower(Follower {
+            epoch: election.epoch,
+            leader: election.leader,
+            set: election.set.version,
+            state: State::Matched,
+            common: Seq::ZERO,
+            reported: Seq::ZERO,
+        });
+        self.ask(self.end(), out);
+    }
+
+    /// On a new connection the leader feeds nobody before it is asked.
+    pub(super) fn probe_again(&mut self, out: &mut Vec<Effect>) {
+        if matches!(self.role, Role::Follower(_)) {
+            self.ask(self.end(), out);
+        }
+    }
+
+    fn ask(&mut self, at: LogPoint, out: &mut Vec<Effect>) {
+        self.attempts = self.attempts.wrapping_add(1);
+        let attempt = self.attempts;
+        if let Role::Follower(follower) = &mut self.role {
+            follower.state = State::Asking { attempt, at };
+            let message = Message::Probe { epoch: follower.epoch, attempt, at };
+            out.push(Effect::Send { to: follower.leader, message });
+        }
+    }
+
+    /// The follower, if it is one in this epoch, and what it asks about, if that was this attempt.
+    fn asking(&self, epoch: LeaderEpoch, attempt: u32) -> Option<LogPoint> {
+        match &self.role {
+            Role::Follower(Follower { epoch: mine, state: State::Asking { attempt: asked, at }, .. })
+                if *mine == epoch && *asked == attempt =>
+            {
+                Some(*at)
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn on_mismatch(
+        &mut self,
+        epoch: LeaderEpoch,
+        attempt: u32,
+        mine: LogPoint,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(asked) = self.asking(epoch, attempt) else { return };
+        let next = match self.home {
+            // Of two that differ at a seq, the newest frame here of an epoch that the leader has so far; always below
+            // what was asked, so that the questions end.
+            Home::Origin => self.log.newest(mine.seq.min(asked.seq.prev()), mine.epoch),
+            // A copy holds what its origin committed: a shorter leader is only behind, and no difference is honest.
+            Home::Copy if mine.seq < asked.seq => self.log.point(mine.seq),
+            Home::Copy => None,
+        };
+        match next {
+            Some(next) => self.ask(next, out),
+            None => self.fault(CopyFault::LeaderLacks { seq: self.log.base().seq.min(asked.seq) }, out),
+        }
+    }
+
+    pub(super) fn on_match(&mut self, epoch: LeaderEpoch, attempt: u32, at: LogPoint, out: &mut Vec<Effect>) {
+        let Some(asked) = self.asking(epoch, attempt) else { return };
+        if asked != at {
+            return;
+        }
+        if self.home == Home::Origin && at.seq < self.marks.committed {
+            return self.fault(CopyFault::LeaderLacks { seq: self.marks.committed }, out);
+        }
+        if self.home == Home::Origin && at.seq < self.end().seq && !mutant::is(Mutant::NoTruncation) {
+            self.log.cut(at.seq);
+            self.marks.appended = at.seq;
+            self.marks.flushed = self.marks.flushed.min(at.seq);
+            if !mutant::is(Mutant::CutNotWritten) {
+                out.push(Effect::Cut { after: at });
+            }
+        }
+        if let Role::Follower(follower) = &mut self.role {
+            follower.state = State::Matched;
+            follower.common = follower.common.max(at.seq);
+        }
+        self.report(true, out);
+    }
+
+    pub(super) fn on_frames(&mut self, epoch: LeaderEpoch, frames: Vec<Frame>, out: &mut Vec<Effect>) {
+        for frame in frames {
+            let Role::Follower(follower) = &mut self.role else { return };
+            if follower.epoch != epoch || follower.state != State::Matched || self.faulted {
+                return;
+            }
+            let (seq, chain) = (frame.header.seq, frame.header.chain);
+            if seq <= self.marks.appended {
+                match self.log.point(seq) {
+                    // Applied long ago, and checked when it came.
+                    None => {}
+                    Some(held) if held.is(seq, chain) => follower.common = follower.common.max(seq),
+                    Some(_) if mutant::is(Mutant::NoTruncation) => follower.common = follower.common.max(seq),
+                    Some(_) => return self.fault(CopyFault::ChainDiffers { seq, last: self.end().seq }, out),
+                }
+                continue;
+            }
+            if seq > self.marks.appended.next() {
+                // Something in between was lost.
+                return self.ask(self.end(), out);
+            }
+            if self.home == Home::Origin && frame.header.log_epoch > epoch.in_origin() {
+                // It left a log that its leader does not lead any more.
+                return;
+            }
+            if let Err(fault) = self.log.check_next(&frame) {
+                return self.fault(fault, out);
+            }
+            follower.common = seq;
+            self.append(frame, out);
+        }
+        // What was held already may be flushed already.
+        self.report(false, out);
+    }
+
+    pub(super) fn on_committed(&mut self, epoch: LeaderEpoch, seq: Seq, out: &mut Vec<Effect>) {
+        let Role::Follower(follower) = &self.role else { return };
+        if follower.epoch != epoch || follower.state != State::Matched {
+            return;
+        }
+        // Only of what is in common: beyond it this log may hold what was never committed.
+        let seq = seq.min(follower.common);
+        if seq > self.marks.committed {
+            self.marks.committed = seq;
+            self.advance(out);
+        }
+    }
+
+    pub(super) fn on_confirm(
+        &mut self,
+        leader: NodeId,
+        epoch: LeaderEpoch,
+        round: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        let follows = self.follows() == Some((leader, epoch));
+        if follows && epoch == self.promised {
+            out.push(Effect::Send { to: leader, message: Message::Confirmed { epoch, round } });
+        }
+    }
+
+    /// Tells the leader how far this log is flushed; `anew`: even if it was told.
+    pub(super) fn report(&mut self, anew: bool, out: &mut Vec<Effect>) {
+        let flushed = self.marks.flushed;
+        let Role::Follower(follower) = &mut self.role else { return };
+        if follower.state != State::Matched {
+            return;
+        }
+        let seq = if mutant::is(Mutant::BeyondMatched) { flushed } else { flushed.min(follower.common) };
+        if anew || seq > follower.reported {
+            follower.reported = seq;
+            let message = Message::Flushed { epoch: follower.epoch, set: follower.set, seq };
+            out.push(Effect::Send { to: follower.leader, message });
+        }
+    }
+
+    fn fault(&mut self, fault: CopyFault, out: &mut Vec<Effect>) {
+        self.faulted = true;
+        self.step_down(out);
+        out.push(Effect::Fault(fault));
+    }
+}

@@ -1,0 +1,321 @@
+//! Replicas that follow: two to three cores, wired by hand.
+
+use meridian_types::{LogEpoch, SetVersion};
+
+use super::*;
+use crate::tests_support::{SHARD, publish};
+use crate::{Election, ReplicaSet, RequestId};
+
+const NOW: Timestamp = Timestamp(1_000_000);
+
+/// A replica, what is in its volume, and what it said that was not heard yet.
+struct Node {
+    replica: Replica,
+    volume: Vec<Frame>,
+    said: Vec<(NodeId, Message)>,
+    feeds: Vec<(NodeId, LeaderEpoch, Seq)>,
+    acked: Vec<RequestId>,
+    readable: Vec<Seq>,
+    faults: Vec<CopyFault>,
+    cuts: Vec<Seq>,
+}
+
+impl Node {
+    fn new(id: u32, home: Home) -> Self {
+        let replica = Replica::recover(SHARD, NodeId(id), Boot(1), home, Recovery::default(), 16);
+        let (volume, said, feeds, cuts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (acked, readable, faults) = (Vec::new(), Vec::new(), Vec::new());
+        Self { replica, volume, said, feeds, acked, readable, faults, cuts }
+    }
+
+    fn step(&mut self, input: Input) {
+        let mut out = Vec::new();
+        self.replica.step(input, NOW, &mut out);
+        for effect in out {
+            match effect {
+                Effect::Append(frame) => self.volume.push(frame),
+                Effect::Cut { after } => {
+                    self.cuts.push(after.seq);
+                    self.volume.retain(|frame| frame.header.seq <= after.seq);
+                }
+                Effect::Promise(promise) => self.step(Input::Promised { epoch: promise.epoch }),
+                Effect::Apply { through } => self.step(Input::Applied(through)),
+                Effect::Send { to, message } => self.said.push((to, message)),
+                Effect::Feed { to, epoch, after } => self.feeds.push((to, epoch, after)),
+                Effect::StopFeeding => self.feeds.clear(),
+                Effect::Ack { request, .. } => self.acked.push(request),
+                Effect::Readable { committed, .. } => self.readable.push(committed),
+                Effect::Fault(fault) => self.faults.push(fault),
+                Effect::Answer(_) | Effect::Reject { .. } => {}
+            }
+        }
+    }
+
+    fn hear(&mut self, node: NodeId, message: Message) {
+        let held = self.replica.must_look_up(&message).map(|(seq, epoch)| {
+            let fits = |frame: &&Frame| frame.header.seq <= seq && frame.header.log_epoch <= epoch;
+            self.volume.iter().rev().find(fits).map_or(LogPoint::START, |frame| {
+                let header = &frame.header;
+                LogPoint { seq: header.seq, epoch: header.log_epoch, chain: header.chain }
+            })
+        });
+        self.step(Input::From { node, message, held });
+    }
+
+    fn sync(&mut self) {
+        let LogPoint { seq, chain, .. } = self.replica.end();
+        self.step(Input::Flushed { seq, chain });
+    }
+
+    fn elected(&mut self, epoch: u32, leader: u32) {
+        let set = ReplicaSet { version: SetVersion(1), members: vec![NodeId(1), NodeId(2), NodeId(3)] };
+        let election = Election { epoch: LeaderEpoch(epoch), leader: NodeId(leader), boot: Boot(1), set };
+        self.step(Input::Elected(election));
+    }
+
+    fn fence(&mut self, epoch: u32) {
+        self.step(Input::Fence { epoch: LeaderEpoch(epoch) });
+    }
+}
+
+/// Delivers until nobody has anything to say; nodes that are not `on` hear and say nothing.
+fn talk(nodes: &mut [Node; 3], on: &[u32]) {
+    for _ in 0..100 {
+        let mut quiet = true;
+        for at in 0..3 {
+            let from = NodeId(at as u32 + 1);
+            let said = std::mem::take(&mut nodes[at].said);
+            let feeds = std::mem::take(&mut nodes[at].feeds);
+            let mut words: Vec<(NodeId, Message)> = said;
+            for (to, epoch, after) in feeds {
+                let frames = nodes[at].volume.iter().filter(|f| f.header.seq > after).cloned().collect();
+                let committed = nodes[at].replica.marks().committed;
+                words.push((to, Message::Frames { epoch, frames, committed }));
+            }
+            for (to, message) in words {
+                if on.contains(&from.0) && on.contains(&to.0) {
+                    quiet = false;
+                    nodes[to.0 as usize - 1].hear(from, message);
+                    nodes[to.0 as usize - 1].sync();
+                }
+            }
+        }
+        if quiet {
+            return;
+        }
+    }
+    panic!("they never stop talking");
+}
+
+fn three(home: Home) -> [Node; 3] {
+    [1, 2, 3].map(|id| Node::new(id, home))
+}
+
+/// Node 1 leads in epoch 1, all follow, and `batches` are committed.
+fn led(batches: u64) -> [Node; 3] {
+    let mut nodes = three(Home::Origin);
+    for node in &mut nodes {
+        node.fence(1);
+        node.elected(1, 1);
+    }
+    nodes[0].sync();
+    talk(&mut nodes, &[1, 2, 3]);
+    for i in 0..batches {
+        nodes[0].step(Input::Publish(publish(i, 1, None)));
+    }
+    nodes[0].sync();
+    feed(&mut nodes, &[1, 2, 3]);
+    nodes
+}
+
+/// What a live feed does: followers ask again, which gives them all that is new.
+fn feed(nodes: &mut [Node; 3], on: &[u32]) {
+    for _ in 0..2 {
+        for node in nodes.iter_mut() {
+            node.step(Input::Connected);
+        }
+        talk(nodes, on);
+    }
+}
+
+#[test]
+fn followers_hold_the_leaders_bytes_and_its_commit() {
+    let nodes = led(5);
+    for node in &nodes {
+        assert_eq!(node.volume, nodes[0].volume);
+        let marks = node.replica.marks();
+        assert_eq!((marks.committed, marks.applied), (Seq(6), Seq(6)));
+    }
+    assert_eq!(nodes[0].acked.len(), 5);
+}
+
+#[test]
+fn what_no_majority_had_is_cut_and_the_new_leaders_log_follows() {
+    let mut nodes = led(2);
+    // Cut off from the others, the leader appends what nobody else gets.
+    for i in 10..14 {
+        nodes[0].step(Input::Publish(publish(i, 1, None)));
+    }
+    nodes[0].sync();
+    for node in &mut nodes[1..] {
+        node.fence(2);
+        node.elected(2, 2);
+    }
+    nodes[1].sync();
+    talk(&mut nodes, &[2, 3]);
+    nodes[1].step(Input::Publish(publish(20, 1, None)));
+    nodes[1].sync();
+    feed(&mut nodes, &[2, 3]);
+    assert_eq!(nodes[1].acked, [RequestId(20)]);
+    assert_eq!(nodes[0].replica.marks().appended, Seq(7));
+    // It comes back.
+    nodes[0].elected(2, 2);
+    talk(&mut nodes, &[1, 2, 3]);
+    assert_eq!(nodes[0].cuts, [Seq(3)]);
+    assert_eq!(nodes[0].volume, nodes[1].volume);
+    assert_eq!(nodes[0].acked.len(), 2, "what was cut was never acknowledged");
+    assert_eq!(nodes[0].replica.marks().applied, Seq(5));
+}
+
+#[test]
+fn a_flush_of_a_frame_that_was_cut_does_not_count_for_the_one_in_its_place() {
+    let mut nodes = led(1);
+    nodes[0].step(Input::Publish(publish(10, 1, None)));
+    let lost = nodes[0].replica.end();
+    for node in &mut nodes[1..] {
+        node.fence(2);
+        node.elected(2, 2);
+    }
+    nodes[1].sync();
+    nodes[0].elected(2, 2);
+    // The leader's frames reach node 1, whose volume still works on the frame that was cut.
+    let (mut to_leader, mut to_follower) = (std::mem::take(&mut nodes[0].said), Vec::new());
+    for _ in 0..4 {
+        for (_, message) in to_leader.drain(..) {
+            nodes[1].step(Input::From { node: NodeId(1), message, held: None });
+        }
+        to_follower.append(&mut nodes[1].said);
+        for (to, epoch, after) in std::mem::take(&mut nodes[1].feeds) {
+            let frames = nodes[1].volume.iter().filter(|f| f.header.seq > after).cloned().collect();
+            to_follower.push((to, Message::Frames { epoch, frames, committed: Seq::ZERO }));
+        }
+        for (_, message) in to_follower.drain(..).filter(|(to, _)| *to == NodeId(1)) {
+            nodes[0].step(Input::From { node: NodeId(2), message, held: None });
+        }
+        to_leader = std::mem::take(&mut nodes[0].said);
+    }
+    assert_eq!((nodes[0].replica.end().seq, nodes[0].replica.marks().flushed), (lost.seq, Seq(2)));
+    nodes[0].step(Input::Flushed { seq: lost.seq, chain: lost.chain });
+    assert_eq!(nodes[0].replica.marks().flushed, Seq(2), "it was another frame");
+    nodes[0].sync();
+    assert_eq!(nodes[0].replica.marks().flushed, Seq(3));
+}
+
+#[test]
+fn an_answer_to_an_earlier_question_cuts_nothing() {
+    let mut nodes = led(1);
+    let early = Message::Match { epoch: LeaderEpoch(1), attempt: 1, at: LogPoint::START };
+    nodes[1].step(Input::Connected);
+    nodes[1].step(Input::From { node: NodeId(1), message: early, held: None });
+    assert_eq!(nodes[1].replica.marks().appended, Seq(2));
+    assert!(nodes[1].cuts.is_empty());
+}
+
+#[test]
+fn a_read_waits_for_a_majority_and_a_fenced_one_is_never_answered() {
+    let mut nodes = led(1);
+    nodes[0].step(Input::Read { request: RequestId(1) });
+    assert!(nodes[0].readable.is_empty());
+    talk(&mut nodes, &[1, 2]);
+    assert_eq!(nodes[0].readable, [Seq(2)]);
+    for node in &mut nodes[1..] {
+        node.fence(2);
+    }
+    nodes[0].step(Input::Read { request: RequestId(2) });
+    talk(&mut nodes, &[1, 2, 3]);
+    assert_eq!(nodes[0].readable.len(), 1);
+    assert_eq!(nodes[0].replica.leads(), None, "it has heard that it is over");
+}
+
+#[test]
+fn a_fenced_follower_takes_and_reports_nothing_of_the_old_leader() {
+    let mut nodes = led(1);
+    nodes[1].fence(2);
+    nodes[2].fence(2);
+    nodes[0].step(Input::Publish(publish(9, 1, None)));
+    nodes[0].sync();
+    let (epoch, frame) = (LeaderEpoch(1), nodes[0].volume.last().unwrap().clone());
+    for node in &mut nodes[1..] {
+        let message = Message::Frames { epoch, frames: vec![frame.clone()], committed: Seq(2) };
+        node.step(Input::From { node: NodeId(1), message, held: None });
+        assert_eq!(node.replica.marks().appended, Seq(2));
+    }
+    talk(&mut nodes, &[1, 2, 3]);
+    assert_eq!(nodes[0].acked.len(), 1);
+}
+
+#[test]
+fn an_elected_process_that_has_restarted_leads_nothing() {
+    let mut node = Node::new(1, Home::Origin);
+    node.fence(3);
+    let set = ReplicaSet { version: SetVersion(1), members: vec![NodeId(1)] };
+    let election = Election { epoch: LeaderEpoch(3), leader: NodeId(1), boot: Boot(0), set };
+    node.step(Input::Elected(election));
+    assert_eq!(node.replica.leads(), None);
+    node.elected(3, 1);
+    assert_eq!(node.replica.leads(), Some(LeaderEpoch(3)));
+}
+
+#[test]
+fn a_copys_longer_follower_is_not_cut_and_counts_only_what_is_in_common() {
+    let origin = led(4);
+    let mut nodes = three(Home::Copy);
+    for node in &mut nodes {
+        node.fence(7);
+    }
+    nodes[0].elected(7, 1);
+    for frame in &origin[0].volume {
+        nodes[0].step(Input::Copy(frame.clone()));
+    }
+    nodes[0].sync();
+    // Node 1 had all of it, and nobody else; node 2 leads next with what there is.
+    for node in &mut nodes {
+        node.fence(8);
+    }
+    for node in &mut nodes[1..] {
+        node.elected(8, 2);
+    }
+    for frame in &origin[0].volume[..2] {
+        nodes[1].step(Input::Copy(frame.clone()));
+    }
+    nodes[1].sync();
+    nodes[0].elected(8, 2);
+    talk(&mut nodes, &[1, 2]);
+    assert_eq!(nodes[0].replica.marks().appended, Seq(5));
+    assert!(nodes[0].cuts.is_empty() && nodes[0].faults.is_empty());
+    assert_eq!(nodes[1].replica.marks().committed, Seq(2));
+    for frame in &origin[0].volume[2..] {
+        nodes[1].step(Input::Copy(frame.clone()));
+    }
+    nodes[1].sync();
+    feed(&mut nodes, &[1, 2]);
+    assert_eq!(nodes[1].replica.marks().committed, Seq(5));
+    assert_eq!(nodes[0].volume, nodes[1].volume);
+}
+
+#[test]
+fn a_follower_far_behind_is_found_by_what_the_leader_looks_up() {
+    let mut nodes = led(3);
+    let probe = Message::Probe {
+        epoch: LeaderEpoch(1),
+        attempt: 9,
+        at: LogPoint { seq: Seq(2), epoch: LogEpoch(1), chain: nodes[0].volume[1].header.chain },
+    };
+    assert_eq!(nodes[0].replica.must_look_up(&probe), Some((Seq(2), LogEpoch(1))));
+    nodes[0].said.clear();
+    let held = LogPoint { seq: Seq(2), epoch: LogEpoch(1), chain: nodes[0].volume[1].header.chain };
+    nodes[0].step(Input::From { node: NodeId(3), message: probe.clone(), held: None });
+    assert!(nodes[0].said.is_empty(), "nothing is said of what cannot be read");
+    nodes[0].step(Input::From { node: NodeId(3), message: probe, held: Some(held) });
+    assert!(matches!(nodes[0].said[0].1, Message::Match { attempt: 9, .. }));
+}

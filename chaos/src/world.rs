@@ -42,7 +42,9 @@ impl Default for Setup<'_> {
     }
 }
 
-/// A running world. Dropped, it ends every process that it started, and removes its folder unless the test failed.
+/// A running world. Where a region has one node, the node goes by the region's name; else by its own, as in `us-1`.
+///
+/// Dropped, it ends every process that it started, and removes its folder unless the test failed.
 #[derive(Debug)]
 pub struct World {
     folder: TempDir,
@@ -76,6 +78,7 @@ struct ClusterRegion {
 
 #[derive(Deserialize)]
 struct ClusterNode {
+    name: String,
     endpoint: String,
     admin: String,
     pid: u32,
@@ -88,13 +91,22 @@ impl World {
     /// # Panics
     /// It does not start.
     pub fn start(setup: Setup<'_>) -> Self {
+        Self::start_with(setup, 1)
+    }
+
+    /// The same, with so many nodes in each region.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start_with(setup: Setup<'_>, nodes: u32) -> Self {
         let one = ONE_WORLD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let binary = meridian();
         let folder =
             tempfile::Builder::new().prefix("meridian-chaos-").tempdir().expect("a temporary folder");
         let log = File::create(folder.path().join("dev.log")).expect("a file in it");
         let mut dev = Command::new(binary)
-            .args(["dev", "--processes", "--regions", &setup.regions.join(","), "--wan", setup.wan, "--data"])
+            .args(["dev", "--processes", "--nodes", &nodes.to_string()])
+            .args(["--regions", &setup.regions.join(","), "--wan", setup.wan, "--data"])
             .arg(folder.path())
             // Its stdin ends when this process does, whatever ended it.
             .arg("--until-stdin-ends")
@@ -121,22 +133,25 @@ impl World {
             std::thread::sleep(Duration::from_millis(20));
         };
         let order = file.regions.iter().map(|region| region.name.clone()).collect();
-        let nodes = file.regions.into_iter().map(|mut region| {
-            let node = region.nodes.remove(0);
-            let (endpoint, admin, pid) = (node.endpoint, node.admin, Some(node.pid));
-            (region.name, Node { endpoint, admin, folder: node.dir, pid, child: None })
+        let nodes = file.regions.into_iter().flat_map(|region| {
+            let alone = region.nodes.len() == 1;
+            region.nodes.into_iter().map(move |node| {
+                let name = if alone { region.name.clone() } else { node.name };
+                let (endpoint, admin, pid) = (node.endpoint, node.admin, Some(node.pid));
+                (name, Node { endpoint, admin, folder: node.dir, pid, child: None })
+            })
         });
         let mut world = Self { folder, dev, nodes: nodes.collect(), order, _one: one };
         if let Some(settings) = setup.settings {
-            for region in world.regions() {
-                world.terminate(&region);
-                world.edit_config(&region, settings);
+            for node in world.names() {
+                world.terminate(&node);
+                world.edit_config(&node, settings);
             }
-            for region in world.regions() {
-                world.launch(&region);
+            for node in world.names() {
+                world.launch(&node);
             }
-            for region in world.regions() {
-                world.wait_ready(&region);
+            for node in world.names() {
+                world.wait_ready(&node);
             }
         }
         world
@@ -145,6 +160,11 @@ impl World {
     /// The regions' names, in order.
     pub fn regions(&self) -> Vec<String> {
         self.order.clone()
+    }
+
+    /// The nodes' names.
+    pub fn names(&self) -> Vec<String> {
+        self.nodes.keys().cloned().collect()
     }
 
     /// What clients of a region dial.
@@ -181,11 +201,11 @@ impl World {
     }
 
     fn node(&self, region: &str) -> &Node {
-        self.nodes.get(region).unwrap_or_else(|| panic!("there is no region {region}"))
+        self.nodes.get(region).unwrap_or_else(|| panic!("there is no node {region}"))
     }
 
     fn node_mut(&mut self, region: &str) -> &mut Node {
-        self.nodes.get_mut(region).unwrap_or_else(|| panic!("there is no region {region}"))
+        self.nodes.get_mut(region).unwrap_or_else(|| panic!("there is no node {region}"))
     }
 
     /// SIGKILL, as a power cut would; returns once the process is gone.
@@ -414,13 +434,13 @@ impl Drop for World {
     fn drop(&mut self) {
         let failed = std::thread::panicking();
         if failed {
-            for region in &self.order {
-                say(&format!("--- the end of {region}'s log:\n{}", self.log_tail(region)));
+            for node in self.names() {
+                say(&format!("--- the end of {node}'s log:\n{}", self.log_tail(&node)));
             }
         }
-        for region in self.order.clone() {
-            self.signal(&region, Signal::SIGKILL);
-            if let Some(mut child) = self.node_mut(&region).child.take() {
+        for node in self.names() {
+            self.signal(&node, Signal::SIGKILL);
+            if let Some(mut child) = self.node_mut(&node).child.take() {
                 let _ = child.kill();
                 let _ = child.wait();
             }

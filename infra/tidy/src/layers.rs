@@ -66,6 +66,19 @@ pub const RULES: &[Rule] = &[
         never: &["rocksdb", "openraft", "axum"],
     },
     Rule {
+        name: "meridian-region",
+        may_import: &[
+            "meridian-types",
+            "meridian-batch",
+            "meridian-wire",
+            "meridian-storage",
+            "meridian-metadata",
+            "meridian-shard",
+            "meridian-mirror",
+        ],
+        never: &["rocksdb", "openraft", "axum"],
+    },
+    Rule {
         name: "meridian-gateway",
         may_import: &[
             "meridian-types",
@@ -75,6 +88,7 @@ pub const RULES: &[Rule] = &[
             "meridian-metadata",
             "meridian-shard",
             "meridian-mirror",
+            "meridian-region",
         ],
         never: &["rocksdb", "openraft"],
     },
@@ -88,6 +102,7 @@ pub const RULES: &[Rule] = &[
             "meridian-metadata",
             "meridian-shard",
             "meridian-mirror",
+            "meridian-region",
             "meridian-gateway",
         ],
         never: &["rocksdb", "openraft", "prost"],
@@ -104,6 +119,8 @@ pub const RULES: &[Rule] = &[
     },
     // What tests and measures the others may see them all.
     Rule { name: "meridian-chaos", may_import: ALL, never: &[] },
+    Rule { name: "meridian-chaos-live", may_import: ALL, never: &[] },
+    Rule { name: "meridian-sim", may_import: ALL, never: &[] },
     Rule { name: "meridian-benches", may_import: ALL, never: &[] },
     Rule { name: "meridian-tidy", may_import: &[], never: &ASYNC_AND_NET },
 ];
@@ -116,6 +133,7 @@ const ALL: &[&str] = &[
     "meridian-metadata",
     "meridian-shard",
     "meridian-mirror",
+    "meridian-region",
     "meridian-gateway",
     "meridian-node",
     "meridian-sdk",

@@ -60,7 +60,7 @@ impl ClusterFile {
 }
 
 impl RegionEntry {
-    /// What clients dial.
+    /// What clients dial: all of its nodes, as any of them may be down.
     pub fn endpoints(&self) -> Vec<String> {
         self.nodes.iter().map(|node| node.endpoint.clone()).collect()
     }
@@ -77,6 +77,17 @@ mod tests {
         let file = ClusterFile::parse(text).unwrap();
         assert_eq!(file.names(), "us");
         assert_eq!(file.regions[0].endpoints(), ["http://127.0.0.1:7401"]);
+
+        let text = r#"{"regions":[
+            {"name":"us","nodes":[
+                {"id":1,"name":"us-1","endpoint":"http://127.0.0.1:7401","pid":4711,"dir":"data/us-1"},
+                {"id":2,"name":"us-2","endpoint":"http://127.0.0.1:7402","pid":4712,"dir":"data/us-2"}]},
+            {"name":"eu","nodes":[
+                {"id":3,"name":"eu-1","endpoint":"http://127.0.0.1:7403","pid":4713,"dir":"data/eu-1"}]}]}"#;
+        let file = ClusterFile::parse(text).unwrap();
+        assert_eq!(file.names(), "us, eu");
+        assert_eq!(file.regions[0].endpoints(), ["http://127.0.0.1:7401", "http://127.0.0.1:7402"]);
+        assert_eq!(file.regions[1].endpoints(), ["http://127.0.0.1:7403"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::{self, Failure, Outcome};
-use crate::{consume, demo, dev, format, lag, publish, serve, stream, verify};
+use crate::{consume, demo, dev, format, lag, node, publish, serve, shard, stream, verify};
 
 /// Meridian, a globally distributed event bus: publish in any region, read the same bytes everywhere.
 #[derive(Debug, Parser)]
@@ -32,6 +32,12 @@ pub enum Command {
     /// How far each region's copy of each other region is, and what would be lost with a region now.
     #[command(after_help = exit::TABLE)]
     Lag(lag::Args),
+    /// The nodes of the cluster; take one out of use.
+    #[command(subcommand, after_help = exit::TABLE)]
+    Node(node::Command),
+    /// The shards: who leads them, who has replicas, how far they are; move a replica.
+    #[command(subcommand, after_help = exit::TABLE)]
+    Shard(shard::Command),
     /// Run a world of regions on this machine, with a simulated WAN between them.
     #[command(after_help = exit::TABLE)]
     Dev(dev::Args),
@@ -55,6 +61,8 @@ impl Command {
             Self::Consume(args) => block_on(consume::run(args)),
             Self::Verify(args) => block_on(verify::run(args)),
             Self::Lag(args) => block_on(lag::run(args)),
+            Self::Node(command) => block_on(node::run(command)),
+            Self::Shard(command) => block_on(shard::run(command)),
             Self::Dev(args) => block_on(dev::run(args)),
             Self::Serve(args) => serve::run(&args),
             Self::Format(args) => format::run(&args),
@@ -93,6 +101,12 @@ mod tests {
             "meridian publish flights --file f.ndjson.gz --key-field tailnum --timeout 2m --cluster c.json --region us",
             "meridian publish flights --file - --endpoint 127.0.0.1:7401",
             "meridian consume flights --from start --until-caught-up --with-metadata --cluster c.json --region eu",
+            "meridian publish flights --file - --endpoint 127.0.0.1:7401,127.0.0.1:7402",
+            "meridian node list --json --cluster c.json",
+            "meridian node drain 2 --undo --cluster c.json --region us",
+            "meridian node remove 2 --endpoint a:1",
+            "meridian shard list --cluster c.json",
+            "meridian shard move --shard us/3 --from 1 --to 4 --cluster c.json --region us",
             "meridian verify flights --json --cluster c.json",
             "meridian lag --watch --json --cluster c.json",
             "meridian dev --regions us,eu --nodes 1 --data d --base-port 7401 --wan us-eu=80ms --processes --respawn",

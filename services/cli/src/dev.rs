@@ -19,9 +19,9 @@ pub struct Args {
     /// The regions, in a new folder us,eu,ap.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     regions: Option<Vec<RegionName>>,
-    /// Nodes in each region.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    nodes: u32,
+    /// Nodes in each region, in a new folder 1. Three let one of them fail, two let none; at most 64 in all.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    nodes: Option<u32>,
     /// Where everything lies. A folder that holds a world goes on with it.
     #[arg(long, value_name = "DIR", default_value = "./data")]
     data: PathBuf,
@@ -89,14 +89,15 @@ pub async fn run(args: Args) -> Outcome {
 
 fn show(world: &World) -> Result<(), Failure> {
     output::line(format_args!(
-        "{:<12} {:<26} {:<26} {:>8}  FOLDER",
-        "REGION", "CLIENTS", "ADMIN", "PROCESS"
+        "{:<12} {:<14} {:<26} {:<26} {:>8}  FOLDER",
+        "REGION", "NODE", "CLIENTS", "ADMIN", "PROCESS"
     ))?;
     for region in &world.cluster().regions {
         for node in &region.nodes {
             output::line(format_args!(
-                "{:<12} {:<26} {:<26} {:>8}  {}",
+                "{:<12} {:<14} {:<26} {:<26} {:>8}  {}",
                 region.name.as_str(),
+                node.name,
                 node.endpoint,
                 node.admin,
                 node.pid,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use meridian_sdk::{Client, ClientOptions};
-use meridian_types::TenantName;
+use meridian_types::{NodeId, TenantName};
 
 use crate::cluster_file::ClusterFile;
 use crate::exit::Failure;
@@ -19,8 +19,9 @@ pub struct Target {
     /// The region of the cluster to talk to.
     #[arg(long, value_name = "NAME", conflicts_with = "endpoint")]
     region: Option<String>,
-    /// A node to talk to, http://HOST:PORT; again for more nodes of the same region.
-    #[arg(long, value_name = "URL")]
+    /// A node to talk to, http://HOST:PORT; several of the same region with commas between, or again. The region's other
+    /// nodes are found by themselves.
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
     endpoint: Vec<String>,
     /// Whose streams are meant.
     #[arg(long, value_name = "NAME", default_value = "default")]
@@ -79,6 +80,40 @@ impl Target {
             }
             _ => self.region(retry_for),
         }
+    }
+
+    /// The region that was named, or the endpoint's; every region of the file if none was.
+    pub async fn named_or_all(&self, retry_for: Duration) -> Result<Vec<Region>, Failure> {
+        match (&self.cluster, &self.region) {
+            (Some(_), None) => self.all(retry_for).await,
+            _ => {
+                let client = self.region(retry_for)?;
+                let name = client.admin().topology().await?.region;
+                Ok(vec![Region { name, client }])
+            }
+        }
+    }
+
+    /// The region that a node is in, wherever the question is asked; for a node that nobody knows the region that was
+    /// named, which says what it thinks of that.
+    pub async fn region_of(&self, node: NodeId, retry_for: Duration) -> Result<Region, Failure> {
+        let topology = self.any(retry_for)?.admin().topology().await?;
+        if let Some(row) = topology.nodes.iter().find(|row| row.id == node.0) {
+            let regions = self.all(retry_for).await?;
+            if let Some(region) = regions.into_iter().find(|region| region.name == row.region) {
+                return Ok(region);
+            }
+        }
+        if self.cluster.is_some() && self.region.is_none() {
+            let ids: Vec<String> = topology.nodes.iter().map(|row| row.id.to_string()).collect();
+            let ids = ids.join(", ");
+            return Err(Failure::input(format!(
+                "there is no node {node} in this cluster; there are: {ids} (of one that is gone, name the --region)"
+            )));
+        }
+        let client = self.region(retry_for)?;
+        let name = client.admin().topology().await?.region;
+        Ok(Region { name, client })
     }
 
     /// Every region: of the file, or as the node behind the endpoint knows them.

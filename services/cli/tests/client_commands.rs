@@ -470,3 +470,41 @@ fn a_cluster_of_several_regions_wants_to_know_which() {
     let lag = at(&server, &["lag"]);
     assert!(out(&lag).contains("if us were lost now: 7 events, 70 B"), "{}", out(&lag));
 }
+
+#[test]
+fn nodes_and_shards_are_listed_and_moved() {
+    let nodes = FakeServer::region(40, 1, 2);
+    nodes[0].store.lock().placement.lead(|shard| (shard > 0).then_some(1 + u32::from(shard) % 2));
+    // The first of a list need not run.
+    let endpoints = format!("127.0.0.1:9,{}", nodes[1].endpoint());
+    let run = |args: &[&str]| run(&[args, &["--endpoint", endpoints.as_str()]].concat());
+
+    let listed = run(&["node", "list", "--json"]);
+    assert_eq!(code(&listed), 0, "{}", err(&listed));
+    let rows = json(&listed);
+    assert_eq!((&rows[0]["node"], &rows[1]["node"]), (&1.into(), &2.into()));
+    assert_eq!((&rows[0]["live"], &rows[0]["region"]), (&true.into(), &"us".into()));
+    assert!(out(&run(&["node", "list"])).contains("live"));
+
+    let rows = json(&run(&["shard", "list", "--json"]));
+    assert_eq!(rows.as_array().unwrap().len(), 16);
+    assert_eq!((&rows[3]["origin"], &rows[3]["number"]), (&"us".into(), &3.into()));
+    assert_eq!((&rows[3]["leader"], &rows[3]["members"]), (&2.into(), &serde_json::json!([1, 2])));
+    assert_eq!((&rows[0]["leader"], &rows[3]["applied"]), (&Value::Null, &5.into()));
+    let table = out(&run(&["shard", "list"]));
+    assert!(table.contains("us/15") && table.contains("none"), "{table}");
+
+    let moved = run(&["shard", "move", "--shard", "us/3", "--from", "1", "--to", "2"]);
+    assert_eq!(code(&moved), 0, "{}", err(&moved));
+    assert_eq!(code(&run(&["node", "drain", "2"])), 0);
+    assert_eq!(code(&run(&["node", "drain", "2", "--undo"])), 0);
+    assert_eq!(code(&run(&["node", "remove", "2"])), 0);
+    let asked = nodes[0].store.lock().placement.asked.clone();
+    assert_eq!(asked, ["move Some((1, 1))/3 1 to 2", "drain 2 undo false", "drain 2 undo true", "remove 2"]);
+
+    let unknown = run(&["node", "remove", "7"]);
+    assert_eq!(code(&unknown), 2);
+    assert!(err(&unknown).contains("there is no node 7"), "{}", err(&unknown));
+    assert_eq!(code(&run(&["shard", "move", "--shard", "sa/3", "--from", "1", "--to", "2"])), 2);
+    assert_eq!(code(&run(&["shard", "move", "--shard", "us/16", "--from", "1", "--to", "2"])), 2);
+}

@@ -39,6 +39,8 @@ impl Cluster {
                     region: region_name(row.region),
                     endpoint: row.client_address.clone(),
                     disk_uuid: row.disk.to_string(),
+                    draining: self.0.is_draining_node(row.id),
+                    live: self.0.is_live_node(row.id),
                 })
                 .collect(),
             node: self.0.me().node.0,
@@ -226,5 +228,36 @@ impl v1::cluster_service_server::ClusterService for Cluster {
         request: Request<v1::DigestLaneRequest>,
     ) -> Result<Response<v1::DigestLaneResponse>, Status> {
         self.0.answer(self.digest(request.into_inner()).await)
+    }
+
+    async fn list_shards(
+        &self,
+        _request: Request<v1::ListShardsRequest>,
+    ) -> Result<Response<v1::ListShardsResponse>, Status> {
+        Ok(Response::new(self.0.shards()))
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<v1::DrainNodeRequest>,
+    ) -> Result<Response<v1::DrainNodeResponse>, Status> {
+        let request = request.into_inner();
+        self.0.answer(self.0.drain_node(&request).await)
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
+        let request = request.into_inner();
+        self.0.answer(self.0.remove_node(&request).await)
+    }
+
+    async fn move_shard(
+        &self,
+        request: Request<v1::MoveShardRequest>,
+    ) -> Result<Response<v1::MoveShardResponse>, Status> {
+        let request = request.into_inner();
+        self.0.answer(self.0.move_replica(&request).await)
     }
 }

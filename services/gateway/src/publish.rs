@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use meridian_batch::{BatchError, BatchInfo, Limits, validate};
 use meridian_metadata::catalog::StreamRow;
+use meridian_region::Route;
 use meridian_shard::{Ack, Publish, PublishError, Reject, RequestId};
 use meridian_types::{Partition, RegionName};
 use meridian_wire::{ApiError, Reason, v1};
@@ -17,6 +18,9 @@ use crate::shared::Gateway;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const RETRY_SOON: Duration = Duration::from_millis(100);
+/// How long a batch that finds no leader waits for one before its client is told to try again.
+const ELECTION_PATIENCE: Duration = Duration::from_secs(2);
+const ELECTION_LOOK: Duration = Duration::from_millis(20);
 
 /// What a batch takes while the node holds it; given back when it is dropped.
 #[derive(Default)]
@@ -120,10 +124,6 @@ impl Gateway {
             )
             .retry_after(Duration::from_secs(1)));
         }
-        let shard = self.host().home_shard(stream.id, partition).ok_or_else(|| {
-            ApiError::new(Reason::NotLeader, "this node does not have the partition's shard")
-                .retry_after(RETRY_SOON)
-        })?;
         let (begun, bytes) = (Instant::now(), batch.len());
         let publish = Publish {
             // The shard's task numbers its requests itself.
@@ -135,12 +135,32 @@ impl Gateway {
             events: info.events,
             producer: info.producer,
         };
-        let queued = tokio::time::timeout_at(deadline, shard.begin_publish(publish)).await.map_err(|_| {
+        let queued = tokio::time::timeout_at(deadline, self.queue(publish)).await.map_err(|_| {
             let message = "the shard's queue was full until the deadline: nothing was stored; try again";
             ApiError::new(Reason::DeadlineExceeded, message).retry_after(RETRY_SOON)
         })?;
         let answer = Some(queued.map_err(publish_error)?);
         Ok(Begun { answer, held, begun, deadline, info, bytes })
+    }
+
+    /// Puts a batch into the queue of its shard's leader, wherever that is. During an election it waits a little for the
+    /// outcome: most clients then never hear of it.
+    async fn queue(&self, publish: Publish) -> Result<oneshot::Receiver<Result<Ack, Reject>>, PublishError> {
+        let shard = self.host().home_shard_id(publish.stream, publish.partition);
+        let patience = Instant::now() + ELECTION_PATIENCE;
+        loop {
+            let outcome = match self.region().route(shard) {
+                Route::Here(leader) => return leader.begin_publish(publish).await,
+                Route::There(node) => self.region().forward(node, publish.clone()).await,
+                Route::Nowhere => Err(PublishError::Rejected(Reject::NotLeader)),
+            };
+            match outcome {
+                Err(PublishError::Rejected(Reject::NotLeader)) if Instant::now() < patience => {
+                    tokio::time::sleep(ELECTION_LOOK).await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Waits until a batch is committed.
@@ -180,12 +200,10 @@ impl Gateway {
 
     /// This region, and those that have reported the frame durable.
     fn durable_in(&self, ack: &Ack) -> Vec<RegionName> {
-        let no = self.host().home_shard(ack.lane.stream, ack.lane.partition).map(|shard| shard.id);
+        let shard = self.host().home_shard_id(ack.lane.stream, ack.lane.partition);
         let mut regions = vec![self.me().region.clone()];
-        if let Some(shard) = no {
-            let reported = self.board().of(shard).into_iter().filter(|(_, mark)| mark.seq >= ack.seq);
-            regions.extend(reported.map(|(region, _)| region));
-        }
+        let reported = self.board().of(shard).into_iter().filter(|(_, mark)| mark.seq >= ack.seq);
+        regions.extend(reported.map(|(region, _)| region));
         regions
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use meridian_metadata::CatalogHandle;
 use meridian_mirror::{DurableBoard, Identity, Links};
+use meridian_region::Region;
 use meridian_shard::{ReadError, ShardHost};
 use meridian_types::{Clock, ProducerId};
 use meridian_wire::{ApiError, Reason};
@@ -47,6 +48,8 @@ pub struct GatewayParts {
     pub host: Arc<ShardHost>,
     /// The links into this region.
     pub links: Arc<Links>,
+    /// The other nodes of this region.
+    pub region: Region,
     /// What other regions have stored of this one.
     pub board: Arc<DurableBoard>,
     /// The time.
@@ -178,6 +181,10 @@ impl Gateway {
 
     pub(crate) fn links(&self) -> &Links {
         &self.0.parts.links
+    }
+
+    pub(crate) fn region(&self) -> &Region {
+        &self.0.parts.region
     }
 
     pub(crate) fn board(&self) -> &DurableBoard {

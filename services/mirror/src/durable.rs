@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use meridian_shard::Totals;
+use meridian_types::mutant::{self, Mutant};
 use meridian_types::{LeaderEpoch, RegionName, Seq, ShardId};
 use parking_lot::RwLock;
 
@@ -22,13 +23,16 @@ pub struct DurableMark {
 pub struct DurableBoard(RwLock<BTreeMap<(ShardId, RegionName), DurableMark>>);
 
 impl DurableBoard {
-    /// Takes a report. One of an older leadership of the copy, or further back in the same, changes nothing.
-    pub fn report(&self, shard: ShardId, region: &RegionName, mark: DurableMark) {
+    /// Takes a report. One of an older leadership of the copy, or further back in the same, changes nothing. Whether it
+    /// was news.
+    pub fn report(&self, shard: ShardId, region: &RegionName, mark: DurableMark) -> bool {
         let mut board = self.0.write();
         let known = board.entry((shard, region.clone())).or_default();
-        if mark.hosting > known.hosting || (mark.hosting == known.hosting && mark.seq >= known.seq) {
+        let newer = mark.hosting > known.hosting || (mark.hosting == known.hosting && mark.seq > known.seq);
+        if newer || mutant::is(Mutant::OldDurableMark) {
             *known = mark;
         }
+        newer
     }
 
     /// The reports for a shard.

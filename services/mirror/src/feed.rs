@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use meridian_shard::Totals;
 use meridian_storage::{Chain, Frame};
+use meridian_types::mutant::{self, Mutant};
 use meridian_types::{Hlc, Seq, ShardId};
 
 use crate::link::RefusedReason;
@@ -231,7 +232,7 @@ impl Feed {
         let Some(expected) = wanted.chain_before else { return };
         let (held, last) = (wanted.next.prev(), wanted.mark.seq);
         let refused = match chain {
-            Ok(Some(chain)) if chain == expected => {
+            Ok(Some(chain)) if chain == expected || mutant::is(Mutant::ResumeTooFar) => {
                 wanted.chain_before = None;
                 out.push(FeedEffect::Mark(shard, wanted.mark));
                 return;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use meridian_shard::Totals;
 use meridian_storage::{Chain, Frame};
+use meridian_types::mutant::{self, Mutant};
 use meridian_types::{Hlc, LeaderEpoch, Seq, ShardId, Timestamp};
 
 use crate::status::{LinkState, LinkStatus, ShardFault};
@@ -54,8 +55,10 @@ pub struct CopyState {
     pub totals: Totals,
     /// The hlc of that frame.
     pub hlc: Hlc,
-    /// The copy's leadership here; none: it takes no frames yet.
+    /// The copy's leadership here; none: it takes no frames.
     pub leads: Option<LeaderEpoch>,
+    /// Another node of this region leads the copy, and mirrors the shard.
+    pub follows: bool,
     /// Why it takes no frames any more.
     pub fault: Option<ShardFault>,
 }
@@ -153,6 +156,11 @@ struct Mirrored {
 }
 
 impl Mirrored {
+    /// Whether the source has said how far it is, or another node mirrors this shard.
+    fn is_told(&self) -> bool {
+        self.heard || self.copy.follows
+    }
+
     /// Whether the source has told of more than is durable here.
     fn is_behind(&self) -> bool {
         self.mark.is_some_and(|mark| mark.seq > self.copy.durable)
@@ -284,6 +292,7 @@ impl LinkCore {
             return;
         }
         let next = mirrored.copy.appended.next();
+        let next = if mutant::is(Mutant::ResumeTooFar) { next.next() } else { next };
         mirrored.fetching = Fetching::Asked { next, unanswered: Some(now) };
         out.push(LinkEffect::Fetch { shard, from: next, chain_before: mirrored.copy.chain });
     }
@@ -306,7 +315,26 @@ impl LinkCore {
         if copy.durable > mirrored.copy.durable {
             self.last_progress = now;
         }
+        let another_leadership = copy.leads != mirrored.copy.leads;
         mirrored.copy = copy;
+        if another_leadership && !faulted {
+            // What was handed to the leadership before was perhaps not appended, and no longer fills memory for this link.
+            // The next one asks from where the log ends then, and the origin hears under which one it is durable.
+            self.owed += mirrored.in_hand.drain(..).map(|(_, bytes)| signed(bytes)).sum::<i64>();
+            mirrored.told = Seq::ZERO;
+            if mirrored.copy.leads.is_none() {
+                // Another node mirrors this shard now: what this one last heard of it grows old.
+                mirrored.mark = None;
+                mirrored.behind_since = None;
+                mirrored.heard = false;
+            }
+            if matches!(mirrored.fetching, Fetching::Asked { .. }) {
+                if self.connected {
+                    out.push(LinkEffect::Stop(shard));
+                }
+                mirrored.fetching = Fetching::Paused(now);
+            }
+        }
         if faulted {
             if self.connected && matches!(mirrored.fetching, Fetching::Asked { .. }) {
                 out.push(LinkEffect::Stop(shard));
@@ -511,7 +539,7 @@ impl LinkCore {
             LinkState::Faulted
         } else if self.stalled {
             LinkState::Stalled
-        } else if self.connected && self.shards.values().all(|mirrored| mirrored.heard) {
+        } else if self.connected && self.shards.values().all(Mirrored::is_told) {
             LinkState::Live
         } else {
             LinkState::Connecting

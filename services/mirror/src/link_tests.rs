@@ -86,6 +86,7 @@ fn state(log: &[Frame], appended: u64, durable: u64) -> CopyState {
         totals: mark(durable).totals,
         hlc: mark(durable).hlc,
         leads: Some(EPOCH),
+        follows: false,
         fault: None,
     }
 }
@@ -519,4 +520,25 @@ fn the_round_trip_is_measured() {
     assert_eq!(rig.status().round_trip, None);
     rig.step(LinkInput::Pong(Duration::from_micros(930)));
     assert_eq!(rig.status().round_trip, Some(Duration::from_micros(930)));
+}
+
+#[test]
+fn another_leadership_asks_from_where_the_log_ends_then_and_holds_no_credit() {
+    let a = log(shard(0), 1, 9, 10);
+    let mut rig = Rig::connected(&[(&a, 0)]);
+    rig.step(LinkInput::Frames { shard: shard(0), frames: a[..4].to_vec() });
+    // Another node is elected before they are durable; then this one again.
+    let elsewhere = CopyState { leads: None, follows: true, ..state(&a, 4, 2) };
+    let out = rig.step(LinkInput::Copy(shard(0), elsewhere));
+    assert!(out.iter().any(|effect| matches!(effect, LinkEffect::Stop(_))));
+    assert_eq!(rig.status().state, LinkState::Live, "what another node mirrors is not waited for");
+    let epoch = EPOCH.next().next();
+    let out = rig.step(LinkInput::Copy(shard(0), CopyState { leads: Some(epoch), ..state(&a, 3, 3) }));
+    assert_eq!(fetches(&out), [(shard(0), 4, chain_at(&a, 3))]);
+    let told = durable(&out)[0].1;
+    assert_eq!(
+        (told.hosting.1, told.seq),
+        (epoch, Seq(3)),
+        "the origin hears under which leadership it is durable"
+    );
 }

@@ -146,6 +146,7 @@ fn copy_state(shard: ShardId, progress: &Progress) -> CopyState {
         totals: progress.totals,
         hlc: progress.hlc,
         leads: progress.leads,
+        follows: progress.follows.is_some(),
         fault: fault.or(damaged),
     }
 }

@@ -27,6 +27,8 @@ const TELL_EVERY: Duration = Duration::from_millis(100);
 const PENDING_MAX: usize = 64;
 /// A peer that asks for shard after shard is heard no further while so many of its questions are looked up.
 const READS_MAX: usize = 64;
+/// How long a leader may take to find out whether it still leads.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(2);
 /// What has happened at the shards and is not yet taken up.
 const INPUTS: usize = 64;
 
@@ -38,7 +40,11 @@ pub struct PeerServer {
     host: Arc<OnceLock<Arc<ShardHost>>>,
     vetting: Vetting,
     board: Arc<DurableBoard>,
+    share: Share,
 }
+
+/// Tells the region's other nodes what another region has stored: its links lead to one of them each.
+pub type Share = Arc<dyn Fn(ShardId, &RegionName, DurableMark) + Send + Sync>;
 
 impl PeerServer {
     /// Serves what `host` will hold to peers that pass `vetting`, and notes on `board` what they have stored. Until the
@@ -48,8 +54,9 @@ impl PeerServer {
         host: Arc<OnceLock<Arc<ShardHost>>>,
         vetting: Vetting,
         board: Arc<DurableBoard>,
+        share: Share,
     ) -> Self {
-        Self { me, host, vetting, board }
+        Self { me, host, vetting, board, share }
     }
 
     fn meet(&self, hello: &v1::Hello) -> Result<PeerHello, ApiError> {
@@ -85,6 +92,7 @@ impl v1::peer_service_server::PeerService for PeerServer {
             reader: host.reader(),
             host,
             board: self.board.clone(),
+            share: self.share.clone(),
             region: peer.identity.region,
             feed: Feed::default(),
             followers: HashMap::new(),
@@ -107,6 +115,7 @@ struct Session {
     host: Arc<ShardHost>,
     reader: Reader,
     board: Arc<DurableBoard>,
+    share: Share,
     region: RegionName,
     feed: Feed,
     followers: HashMap<ShardId, AbortHandle>,
@@ -189,10 +198,16 @@ impl Session {
                 let from = Seq(fetch.from_seq.max(1));
                 let handle = self.host.get(shard);
                 let mark = handle.as_ref().map(|handle| mark_of(handle, &self.host));
-                if let Some(handle) = handle {
-                    self.follow(handle);
+                if let Some(handle) = &handle {
+                    self.follow(handle.clone());
                 }
-                self.step(FeedInput::Fetch { shard, from, chain_before: Chain(chain), mark });
+                let fetch = move |mark| FeedInput::Fetch { shard, from, chain_before: Chain(chain), mark };
+                match (handle, mark) {
+                    (Some(handle), Some(mark)) if mark.is_origin_leader && from.prev() > mark.seq => {
+                        self.confirm(handle, mark, from.prev(), fetch);
+                    }
+                    _ => self.step(fetch(mark)),
+                }
             }
             In::Stop(stop) => {
                 let shard = shard_of(stop.shard.as_ref())?;
@@ -210,11 +225,32 @@ impl Session {
                     // Not worth remembering, and a peer could make up any number of them.
                     return Ok(());
                 }
-                self.board.report(shard, &self.region, DurableMark { seq: Seq(mark.seq), totals, hosting });
+                let mark = DurableMark { seq: Seq(mark.seq), totals, hosting };
+                if self.board.report(shard, &self.region, mark) {
+                    (self.share)(shard, &self.region, mark);
+                }
             }
             In::Ping(ping) => self.pending.push_back(Out::Pong(ping)),
         }
         Ok(())
+    }
+
+    /// A copy holds more than this leader, which is grave if it is true: so a majority is asked first whether it still
+    /// leads. One that was deposed without having heard of it never gets an answer, and is only behind.
+    fn confirm(
+        &self,
+        handle: ShardHandle,
+        mark: SourceMark,
+        held: Seq,
+        fetch: impl FnOnce(Option<SourceMark>) -> FeedInput + Send + 'static,
+    ) {
+        let (inputs, reading) = (self.inputs.clone(), self.reading.clone());
+        tokio::spawn(async move {
+            let confirmed = tokio::time::timeout(CONFIRM_WITHIN, handle.read()).await;
+            let is_origin_leader = matches!(confirmed, Ok(Ok(committed)) if committed < held);
+            let _ = inputs.send(fetch(Some(SourceMark { is_origin_leader, ..mark }))).await;
+            drop(reading);
+        });
     }
 
     /// Passes on that a shard has advanced, as often as there is room for it.

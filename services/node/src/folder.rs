@@ -70,13 +70,22 @@ pub struct Layout {
     pub index: PathBuf,
     /// The catalog's Raft log and state.
     pub catalog: PathBuf,
+    /// The same of the region's placement.
+    pub placement: PathBuf,
 }
 
 impl Layout {
     /// Of a configuration.
     pub fn of(config: &NodeConfig) -> Self {
         let root = config.data_dir();
-        Self { volume: root.join("volume"), index: root.join("index"), catalog: root.join("catalog"), root }
+        let at = |name| root.join(name);
+        Self {
+            volume: at("volume"),
+            index: at("index"),
+            catalog: at("catalog"),
+            placement: at("placement"),
+            root,
+        }
     }
 }
 
@@ -122,7 +131,7 @@ impl Folder {
 /// The folder holds data already, or the disk fails.
 pub fn format(config: &NodeConfig) -> Result<Identity, FolderError> {
     let layout = Layout::of(config);
-    for derived in [&layout.index, &layout.catalog] {
+    for derived in [&layout.index, &layout.catalog, &layout.placement] {
         if !is_empty(derived).map_err(io(derived))? {
             return Err(FolderError::NotEmpty { folder: derived.clone() });
         }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_metadata::catalog::{Catalog, Change, Command, Genesis, NodeRow, RegionRow};
-use meridian_metadata::{CatalogHandle, PeerChannels as _};
+use meridian_metadata::placement::{Found, Join};
+use meridian_metadata::{CatalogHandle, PeerChannels as _, PlacementHandle};
 use meridian_mirror::{Identity, PeerHello, Vetting};
 use meridian_types::{Clock, DiskUuid, Incarnation, NodeId, RegionId, RegionName};
 use meridian_wire::v1::peer_service_client::PeerServiceClient;
@@ -120,6 +121,45 @@ pub async fn join(
             me.node
         ))),
     }
+}
+
+/// Waits until this region's placement is founded; founds it where that is this node's part: the lowest of the region's
+/// founders.
+///
+/// # Errors
+/// [`FoundingError`]: this node will never be let in as it is.
+pub async fn place(
+    config: &NodeConfig,
+    me: &Identity,
+    catalog: &CatalogHandle,
+    placement: &PlacementHandle,
+) -> Result<(), FoundingError> {
+    let mut changed = placement.changed();
+    while placement.state().founded().is_none() {
+        let state = catalog.state();
+        let Some(region) = state.region_named(&me.region) else {
+            return Err(FoundingError::NotThisNode(format!("the catalog knows no region {}", me.region)));
+        };
+        let nodes: Vec<Join> = state
+            .nodes()
+            .filter(|node| node.region == region.id)
+            .map(|node| Join {
+                node: node.id,
+                disk: node.disk,
+                peer_address: node.peer_address.clone(),
+                client_address: node.client_address.clone(),
+            })
+            .collect();
+        if nodes.iter().map(|node| node.node).min() == Some(me.node) {
+            let replication = config.placement.replication;
+            let found = Found { cluster: me.cluster, region: region.id, replication, nodes };
+            if let Err(error) = placement.bootstrap(found, Duration::from_secs(10)).await {
+                tracing::warn!(%error, "the region's placement is not founded yet; trying again");
+            }
+        }
+        let _ = tokio::time::timeout(AGAIN_AFTER, changed.changed()).await;
+    }
+    Ok(())
 }
 
 /// What the file says of the regions is what the cluster was founded with: what differs would be ignored otherwise.

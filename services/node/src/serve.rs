@@ -7,9 +7,13 @@ use std::time::Duration;
 use meridian_gateway::{
     Gateway, GatewayConfig, GatewayParts, MeteredLayer, Metrics, accept, accepted, routes,
 };
-use meridian_metadata::{CatalogGroup, Config as RaftConfig, OnFatal, StartError};
+use meridian_metadata::catalog::RegionRow;
+use meridian_metadata::{
+    CatalogGroup, Config as RaftConfig, OnFatal, PlacementGroup, RaftServers, StartError,
+};
 use meridian_mirror::{DurableBoard, Identity, LinkConfig, Links, Peer, PeerServer};
-use meridian_shard::{HostConfig, NoPeers, OpenError, ShardHandle, ShardHost, SoleReplica};
+use meridian_region::{Agent, Region, RegionConfig, RegionServer};
+use meridian_shard::{ByGroup, HostConfig, OpenError, ShardHandle, ShardHost};
 use meridian_storage::index::{Index, IndexError, KvError, RocksConfig, RocksKeyValue};
 use meridian_storage::{
     Identity as DiskIdentity, IdentityError, Recovered, Volume, VolumeConfig, VolumeError, VolumeReader,
@@ -62,9 +66,9 @@ pub enum ServeError {
     /// Too few files may be open.
     #[error(transparent)]
     Descriptors(#[from] DescriptorsError),
-    /// The catalog's Raft group.
-    #[error("the catalog: {0}")]
-    Catalog(#[from] StartError),
+    /// The catalog's Raft group, or the placement's.
+    #[error("a Raft group: {0}")]
+    Raft(#[from] StartError),
     /// The cluster does not let it in.
     #[error(transparent)]
     Founding(#[from] FoundingError),
@@ -143,14 +147,40 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
     let ways = PeerWays::new(&config);
 
     let on_fatal: OnFatal = Arc::new(|what| fatal(what));
-    let group = CatalogGroup::start(raft_config(&config, &me, &folder), ways.clone(), on_fatal).await?;
+    let group =
+        CatalogGroup::start(raft_config(&config, &me, &folder), ways.clone(), on_fatal.clone()).await?;
     let catalog = group.handle();
+    // Channels of its own: what is urgent here does not wait behind the catalog.
+    let region_ways = PeerWays::new(&config);
+    let placement_config = placement_config(&config, &me, &folder);
+    let placement = PlacementGroup::start(placement_config, region_ways.clone(), on_fatal).await?;
 
     // Raft and greetings are answered before there are shards: without them no cluster is founded.
     let host_cell = Arc::new(OnceLock::new());
     let board = Arc::new(DurableBoard::default());
     let vetting = founding::vetting(catalog.clone());
-    let peer_server = PeerServer::new(me.clone(), host_cell.clone(), vetting.clone(), board.clone());
+    let (region, agent) = Agent::new(
+        me.clone(),
+        RegionConfig {
+            heartbeat: config.placement.heartbeat.into(),
+            dead_after: config.placement.dead_after.into(),
+            grace: config.placement.grace.into(),
+            replication_bytes: config.limits.replication_bytes.0,
+        },
+        placement.handle(),
+        region_ways,
+        vetting.clone(),
+        board.clone(),
+        wanted(catalog.clone()),
+    );
+    let share = region.clone();
+    let peer_server = PeerServer::new(
+        me.clone(),
+        host_cell.clone(),
+        vetting.clone(),
+        board.clone(),
+        Arc::new(move |shard, from, mark| share.share_durable(shard, from, mark)),
+    );
     // One token ends the listeners, after what they serve has been drained.
     let close = CancellationToken::new();
     let mut peer_task = tokio::spawn(
@@ -159,7 +189,8 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
             .initial_connection_window_size(8 * 1024 * 1024)
             .http2_keepalive_interval(Some(Duration::from_secs(5)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            .add_service(group.server().into_service())
+            .add_service(RaftServers::new(group.server(), Some(placement.server())).into_service())
+            .add_service(RegionServer::new(region.clone()).into_service())
             .add_service(
                 PeerServiceServer::new(peer_server)
                     .max_decoding_message_size(PEER_MESSAGE)
@@ -183,7 +214,10 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
     });
 
     let joined = tokio::select! {
-        joined = founding::join(&config, &me, &catalog, &ways, &*clock) => Some(joined),
+        joined = async {
+            founding::join(&config, &me, &catalog, &ways, &*clock).await?;
+            founding::place(&config, &me, &catalog, &placement.handle()).await
+        } => Some(joined),
         () = stop.cancelled() => None,
     };
     let ended = match joined {
@@ -200,6 +234,7 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
                 metrics,
                 host_cell,
                 serving,
+                region,
             };
             let others = async {
                 tokio::select! {
@@ -207,7 +242,7 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
                     why = ended("admin", &mut admin_task) => why,
                 }
             };
-            parts.run(&folder, client, others, &stop).await
+            parts.run(&folder, agent, client, others, &stop).await
         }
         Some(Err(error)) => Err(error.into()),
         None => Ok(()),
@@ -217,6 +252,7 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
         tracing::debug!(what, "closing a listener");
         task.abort();
     }
+    placement.close().await;
     group.close().await;
     ended
 }
@@ -247,6 +283,27 @@ fn raft_config(config: &NodeConfig, me: &Identity, folder: &Folder) -> RaftConfi
     }
 }
 
+fn placement_config(config: &NodeConfig, me: &Identity, folder: &Folder) -> RaftConfig {
+    RaftConfig {
+        heartbeat: config.placement.heartbeat.into(),
+        election_min: config.placement.election_min.into(),
+        election_max: config.placement.election_max.into(),
+        ..RaftConfig::placement(me.node, me.disk, folder.layout.placement.clone())
+    }
+}
+
+/// Every region keeps a copy of every region's shards.
+fn wanted(catalog: meridian_metadata::CatalogHandle) -> meridian_region::Wanted {
+    Arc::new(move || {
+        let state = catalog.state();
+        let shards = |region: &Arc<RegionRow>| {
+            let origin = region.origin();
+            (0..region.shards).map(move |no| ShardId { origin, no: ShardNo(no) })
+        };
+        state.regions().flat_map(shards).collect()
+    })
+}
+
 struct Parts<'a> {
     config: &'a NodeConfig,
     me: Identity,
@@ -259,6 +316,7 @@ struct Parts<'a> {
     metrics: Arc<Metrics>,
     host_cell: Arc<OnceLock<Arc<ShardHost>>>,
     serving: Serving,
+    region: Region,
 }
 
 impl Parts<'_> {
@@ -266,12 +324,16 @@ impl Parts<'_> {
     async fn run(
         self,
         folder: &Folder,
+        agent: Agent,
         client: TcpListener,
         others: impl Future<Output = ServeError>,
         stop: &CancellationToken,
     ) -> Result<(), ServeError> {
         let (host, writer, writer_thread) = self.open_shards(folder)?;
         let _ = self.host_cell.set(host.clone());
+        self.region.set_host(host.clone());
+        self.region.reach(PeerWays::nodes_of(self.config, &self.me.region));
+        let agent = tokio::spawn(agent.run());
         let links = self.start_links(&host)?;
         let gateway = self.gateway(&host, &links);
         *self.serving.write() = Some((gateway.clone(), links.clone()));
@@ -327,6 +389,8 @@ impl Parts<'_> {
             server.abort();
         }
         links.stop();
+        agent.abort();
+        self.region.close();
         flushing.abort();
         host.close().await;
         writer.shutdown();
@@ -381,8 +445,8 @@ impl Parts<'_> {
             reader,
             writer.clone(),
             self.clock.clone(),
-            Arc::new(SoleReplica { node: self.me.node, boot: self.boot }),
-            Arc::new(NoPeers),
+            Arc::new(ByGroup),
+            self.region.peers(),
             recovered,
             Arc::new(|what| fatal(&what)),
         )?;
@@ -405,10 +469,13 @@ impl Parts<'_> {
         ));
         let state = self.catalog.state();
         for region in state.regions().filter(|region| region.name != self.me.region) {
-            let nodes = PeerWays::nodes_of(self.config, &region.name);
+            let mut nodes = PeerWays::nodes_of(self.config, &region.name);
             if nodes.is_empty() {
                 continue;
             }
+            // Not all of this region's nodes at the same one of that region.
+            let first = self.me.node.0 as usize % nodes.len();
+            nodes.rotate_left(first);
             let shards: Vec<ShardId> =
                 (0..region.shards).map(|no| ShardId { origin: region.origin(), no: ShardNo(no) }).collect();
             let copies: Vec<ShardHandle> =
@@ -426,6 +493,7 @@ impl Parts<'_> {
                 catalog: self.catalog.clone(),
                 host: host.clone(),
                 links: links.clone(),
+                region: self.region.clone(),
                 board: self.board.clone(),
                 clock: self.clock.clone(),
                 metrics: self.metrics.clone(),
@@ -468,11 +536,11 @@ fn log_recovery(recovered: &Recovered) {
     }
 }
 
-/// Until every shard at home leads, or is known to be damaged.
+/// Until every shard at home leads or follows, or is known to be damaged.
 async fn ready(host: &ShardHost) {
     for shard in host.all().into_iter().filter(|shard| shard.id.origin == host.home()) {
         let mut watch = shard.watch();
         // An error means that the task has ended: the node is stopping.
-        let _ = watch.wait_for(|progress| progress.ready || progress.damaged).await;
+        let _ = watch.wait_for(|shown| shown.ready || shown.follows.is_some() || shown.damaged).await;
     }
 }

@@ -235,9 +235,14 @@ impl ShardHost {
     }
 
     /// The shard of a partition of a stream that this region is the origin of.
-    pub fn home_shard(&self, stream: StreamId, partition: Partition) -> Option<ShardHandle> {
+    pub fn home_shard_id(&self, stream: StreamId, partition: Partition) -> ShardId {
         let no = meridian_types::shard_of(stream, partition, self.parts.config.shards);
-        self.get(ShardId { origin: self.parts.config.home, no })
+        ShardId { origin: self.parts.config.home, no }
+    }
+
+    /// That shard, if it is open here.
+    pub fn home_shard(&self, stream: StreamId, partition: Partition) -> Option<ShardHandle> {
+        self.get(self.home_shard_id(stream, partition))
     }
 
     /// Every open shard, by id.
@@ -255,6 +260,11 @@ impl ShardHost {
     /// Reads what is applied.
     pub fn reader(&self) -> Reader {
         self.parts.reader.clone()
+    }
+
+    /// How many bytes of all shards wait for the volume.
+    pub fn queued_bytes(&self) -> u64 {
+        self.parts.writer.queued_bytes()
     }
 
     /// The disk is at its reserve: nothing can be appended for now.

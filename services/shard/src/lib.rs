@@ -32,7 +32,7 @@ pub use io::{Ack, CopyFault, Effect, Election, FenceAnswer, Input, Publish, Reje
 pub use marks::Marks;
 pub use message::{LogPoint, Message};
 pub use peers::{NoPeers, Peers};
-pub use placement::{Placement, SoleReplica};
+pub use placement::{ByGroup, Placement, SoleReplica};
 pub use producers::{Producers, Verdict};
 pub use read::{LaneDigest, LaneFrames, ReadError, Reader};
 pub use replica::{Home, Recovery, Replica};

@@ -28,6 +28,11 @@ impl LogPoint {
 /// One word between two replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
+    /// Leader: I lead now. A question that came before it did was not answered.
+    Leads {
+        /// The leadership.
+        epoch: LeaderEpoch,
+    },
     /// Follower: do you have this? Its first word is its log's end.
     Probe {
         /// The leadership that it follows.

@@ -12,6 +12,16 @@ pub trait Placement: Send + Sync + 'static {
     fn begin(&self, shard: ShardId, promised: LeaderEpoch, end: LogEnd) -> Option<Election>;
 }
 
+/// The region's placement group decides, and says so when it has: a shard begins nothing by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct ByGroup;
+
+impl Placement for ByGroup {
+    fn begin(&self, _: ShardId, _: LeaderEpoch, _: LogEnd) -> Option<Election> {
+        None
+    }
+}
+
 /// The placement of a region with one node: that node leads every shard, each time in the next epoch. No epoch is below
 /// the boot: damage may hide a promise, and an epoch that was led in must not come again.
 #[derive(Clone, Copy, Debug)]

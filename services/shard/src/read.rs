@@ -110,6 +110,17 @@ impl Reader {
         Ok(frames)
     }
 
+    /// As [`Reader::log`], from memory alone; none: go to the disk. Empty: there is nothing from `from` on.
+    pub fn log_cached(&self, shard: ShardId, from: Seq, max_bytes: usize) -> Option<Vec<Frame>> {
+        let tail = self.tail(shard)?;
+        let Some(unapplied) = tail.unapplied(from, max_bytes) else { return tail.from(from, max_bytes) };
+        let in_memory = |frame| match frame {
+            Unapplied::InMemory(frame) => Some(frame),
+            Unapplied::OnDisk(..) => None,
+        };
+        unapplied.into_iter().map(in_memory).collect()
+    }
+
     /// The newest applied frame at or below `seq` whose epoch is at most `epoch`: the point where two logs may agree.
     ///
     /// # Errors

@@ -90,6 +90,8 @@ reasons! {
     CatalogUnavailable = "CATALOG_UNAVAILABLE" => Unavailable,
     /// The catalog refuses the change.
     CatalogRefused = "CATALOG_REFUSED" => FailedPrecondition,
+    /// The region's placement refuses the change.
+    PlacementRefused = "PLACEMENT_REFUSED" => FailedPrecondition,
     /// Not durable as asked within the deadline; it may be stored all the same.
     DeadlineExceeded = "DEADLINE_EXCEEDED" => DeadlineExceeded,
     /// Stored bytes that do not read back as they were written.

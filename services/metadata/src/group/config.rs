@@ -60,6 +60,16 @@ impl Config {
         }
     }
 
+    /// A placement group's, within a region.
+    pub fn placement(node: NodeId, disk: DiskUuid, dir: impl Into<PathBuf>) -> Self {
+        Self {
+            heartbeat: Duration::from_millis(100),
+            election_min: Duration::from_millis(400),
+            election_max: Duration::from_millis(800),
+            ..Self::catalog(node, disk, dir)
+        }
+    }
+
     pub(super) fn identity(&self) -> Identity {
         Identity { node: self.node, disk: self.disk }
     }

@@ -14,11 +14,15 @@ use tokio::sync::watch;
 use super::StartError;
 use super::propose::{BootstrapError, ProposeError};
 use super::session::Shared;
-use crate::catalog::{self, Catalog, Change, Command, Genesis, RefusalCode, Reply};
+use crate::catalog::{self, Catalog, Change, Command, RefusalCode, Reply};
 use crate::machine::Machine;
+use crate::placement::{self, Placement};
 
 /// The catalog, as the rest of the node uses it.
 pub type CatalogHandle = GroupHandle<Catalog>;
+
+/// A region's placement, as the rest of the node uses it.
+pub type PlacementHandle = GroupHandle<Placement>;
 
 /// A group, from any runtime.
 pub struct GroupHandle<M: Machine>(pub(super) Arc<Shared<M>>);
@@ -191,12 +195,19 @@ impl GroupHandle<Catalog> {
         let Change::Genesis(genesis) = &command.change else {
             return Err(BootstrapError::NotAFounder { node: self.0.config.node });
         };
-        let genesis = genesis.clone();
         let cluster = genesis.cluster;
         if self.state().cluster() == Some(cluster) {
             return Ok(());
         }
-        self.run(move |shared| async move { initialize(&shared, &genesis).await }).await??;
+        let me = &self.0.config;
+        if !genesis.nodes.iter().any(|node| node.id == me.node && node.disk == me.disk) {
+            return Err(BootstrapError::NotAFounder { node: me.node });
+        }
+        // A genesis that the catalog would refuse must not make voters.
+        let trial = Command::new(meridian_types::Timestamp(0), Change::Genesis(genesis.clone()));
+        Catalog::default().apply(trial)?;
+        let founders = genesis.nodes.iter().map(|node| (node.id, node.peer_address.clone())).collect();
+        self.run(move |shared| async move { initialize(&shared, cluster, founders).await }).await??;
         match self.propose(command, within).await? {
             Ok(_) => Ok(()),
             Err(refusal)
@@ -209,25 +220,45 @@ impl GroupHandle<Catalog> {
     }
 }
 
-/// Makes the founders the voters, where that was not done before.
-async fn initialize(shared: &Shared<Catalog>, genesis: &Genesis) -> Result<(), BootstrapError> {
-    let me = &shared.config;
-    if !genesis.nodes.iter().any(|node| node.id == me.node && node.disk == me.disk) {
-        return Err(BootstrapError::NotAFounder { node: me.node });
+impl GroupHandle<Placement> {
+    /// Founds the region's placement: the nodes that it names become the voters. To be called on one node, the lowest of
+    /// them, once the cluster is founded; and again after a crash until the state says that it is.
+    ///
+    /// # Errors
+    /// [`BootstrapError`].
+    pub async fn bootstrap(&self, found: placement::Found, within: Duration) -> Result<(), BootstrapError> {
+        if self.state().founded().is_some() {
+            return Ok(());
+        }
+        let me = &self.0.config;
+        if !found.nodes.iter().any(|node| node.node == me.node && node.disk == me.disk) {
+            return Err(BootstrapError::NotAFounder { node: me.node });
+        }
+        let cluster = found.cluster;
+        let members = found.nodes.iter().map(|node| (node.node, node.peer_address.clone())).collect();
+        self.run(move |shared| async move { initialize(&shared, cluster, members).await }).await??;
+        let command = placement::Command { changes: vec![placement::Change::Found(found)] };
+        let reply = self.propose_bytes(command.to_bytes(), within).await?;
+        // Refused where it was done before: then the state says so.
+        let _ = placement::reply_from_bytes(&reply).map_err(ProposeError::from)?;
+        Ok(())
     }
-    // A genesis that the catalog would refuse must not make voters.
-    Catalog::default().apply(Command::new(meridian_types::Timestamp(0), Change::Genesis(genesis.clone())))?;
-    shared.store.bind(genesis.cluster)?;
-    let members: BTreeMap<u64, BasicNode> = genesis
-        .nodes
-        .iter()
-        .map(|node| (u64::from(node.id.0), BasicNode { addr: node.peer_address.clone() }))
-        .collect();
+}
+
+/// Makes the founders the voters, where that was not done before.
+async fn initialize<M: Machine>(
+    shared: &Shared<M>,
+    cluster: ClusterUuid,
+    founders: Vec<(NodeId, String)>,
+) -> Result<(), BootstrapError> {
+    shared.store.bind(cluster)?;
+    let members: BTreeMap<u64, BasicNode> =
+        founders.into_iter().map(|(node, addr)| (u64::from(node.0), BasicNode { addr })).collect();
     let Some(raft) = shared.raft() else {
-        return Err(ProposeError::Stopped { group: Catalog::GROUP }.into());
+        return Err(ProposeError::Stopped { group: M::GROUP }.into());
     };
     match raft.initialize(members).await {
-        // Done before, by a process that crashed on the way to the genesis.
+        // Done before, by a process that crashed on the way to the founding.
         Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
         Err(error) => Err(BootstrapError::Raft(error.to_string())),
     }

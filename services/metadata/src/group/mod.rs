@@ -21,18 +21,21 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 
 pub use config::{Config, OnFatal, abort};
-pub use handle::{CatalogHandle, GroupHandle, Role, Status};
+pub use handle::{CatalogHandle, GroupHandle, PlacementHandle, Role, Status};
 pub use peers::{NoChannel, PeerChannels};
 pub use propose::{BootstrapError, ProposeError};
-pub use server::RaftServer;
+pub use server::{RaftServer, RaftServers};
 
 use crate::catalog::Catalog;
 use crate::machine::Machine;
+use crate::placement::Placement;
 use crate::store::{Store, StoreError};
 use session::Shared;
 
 /// The catalog's group.
 pub type CatalogGroup = Group<Catalog>;
+/// The group of a region's placement.
+pub type PlacementGroup = Group<Placement>;
 
 /// How long the runtime's last tasks may take to end.
 const SHUTDOWN: Duration = Duration::from_secs(5);

@@ -1,4 +1,5 @@
-//! The server side of `RaftService`, on the peer listener: checks who speaks, and hands over to Raft on its own runtime.
+//! The server side of `RaftService`, on the peer listener: finds the group that is meant, checks who speaks, and hands over
+//! to Raft on its own runtime.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,9 @@ use super::handle::GroupHandle;
 use super::peers::MESSAGE_BYTES;
 use super::propose::Attempt;
 use super::session::{GroupRaft, Shared};
+use crate::catalog::Catalog;
 use crate::machine::Machine;
+use crate::placement::Placement;
 use crate::raft::{
     BadMessage, Snapshot, entry_from_wire, log_id_from_wire, log_id_to_wire, meta_from_wire, vote_from_wire,
     vote_to_wire,
@@ -41,13 +44,6 @@ impl<M: Machine> Clone for RaftServer<M> {
 impl<M: Machine> RaftServer<M> {
     pub(super) fn new(handle: GroupHandle<M>) -> Self {
         Self(handle)
-    }
-
-    /// The tonic service, with room for Raft's messages.
-    pub fn into_service(self) -> RaftServiceServer<Self> {
-        RaftServiceServer::new(self)
-            .max_decoding_message_size(MESSAGE_BYTES)
-            .max_encoding_message_size(MESSAGE_BYTES)
     }
 
     async fn run<T, F>(&self, work: impl FnOnce(Arc<Shared<M>>) -> F) -> Result<Response<T>, Status>
@@ -85,8 +81,7 @@ fn deadline(timeout_ms: u64) -> Instant {
     Instant::now() + Duration::from_millis(timeout_ms).min(LONGEST_WAIT)
 }
 
-#[tonic::async_trait]
-impl<M: Machine> RaftService for RaftServer<M> {
+impl<M: Machine> RaftServer<M> {
     async fn append(
         &self,
         request: Request<v1::RaftAppendRequest>,
@@ -146,13 +141,10 @@ impl<M: Machine> RaftService for RaftServer<M> {
 
     async fn install_snapshot(
         &self,
-        request: Request<Streaming<v1::RaftSnapshotChunk>>,
+        begin: v1::RaftSnapshotBegin,
+        mut chunks: Streaming<v1::RaftSnapshotChunk>,
     ) -> Result<Response<v1::RaftSnapshotResponse>, Status> {
         self.run(|shared| async move {
-            let mut chunks = request.into_inner();
-            let Some(Chunk::Begin(begin)) = chunks.message().await?.and_then(|message| message.chunk) else {
-                return Err(bad(BadMessage("a snapshot does not begin with its head")));
-            };
             let raft = admit(&shared, begin.header.as_ref())?;
             let _one = shared.installing.try_acquire().map_err(|_| {
                 Status::from(
@@ -211,6 +203,89 @@ impl<M: Machine> RaftService for RaftServer<M> {
             Ok(v1::RaftBarrierResponse { result: Some(result) })
         })
         .await
+    }
+}
+
+/// Answers for all of a node's groups, each by its name in the message's header.
+#[derive(Clone)]
+pub struct RaftServers {
+    catalog: RaftServer<Catalog>,
+    placement: Option<RaftServer<Placement>>,
+}
+
+impl RaftServers {
+    /// For these.
+    pub fn new(catalog: RaftServer<Catalog>, placement: Option<RaftServer<Placement>>) -> Self {
+        Self { catalog, placement }
+    }
+
+    /// The placement group, if a message is for that. One for a group that is not here is refused by the catalog's check.
+    fn placement(&self, header: Option<&v1::RaftHeader>) -> Option<&RaftServer<Placement>> {
+        self.placement.as_ref().filter(|_| header.is_some_and(|header| header.group == Placement::GROUP))
+    }
+
+    /// The tonic service, with room for Raft's messages.
+    pub fn into_service(self) -> RaftServiceServer<Self> {
+        RaftServiceServer::new(self)
+            .max_decoding_message_size(MESSAGE_BYTES)
+            .max_encoding_message_size(MESSAGE_BYTES)
+    }
+}
+
+#[tonic::async_trait]
+impl RaftService for RaftServers {
+    async fn append(
+        &self,
+        request: Request<v1::RaftAppendRequest>,
+    ) -> Result<Response<v1::RaftAppendResponse>, Status> {
+        match self.placement(request.get_ref().header.as_ref()) {
+            Some(placement) => placement.append(request).await,
+            None => self.catalog.append(request).await,
+        }
+    }
+
+    async fn vote(
+        &self,
+        request: Request<v1::RaftVoteRequest>,
+    ) -> Result<Response<v1::RaftVoteResponse>, Status> {
+        match self.placement(request.get_ref().header.as_ref()) {
+            Some(placement) => placement.vote(request).await,
+            None => self.catalog.vote(request).await,
+        }
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<v1::RaftSnapshotChunk>>,
+    ) -> Result<Response<v1::RaftSnapshotResponse>, Status> {
+        let mut chunks = request.into_inner();
+        let Some(Chunk::Begin(begin)) = chunks.message().await?.and_then(|message| message.chunk) else {
+            return Err(bad(BadMessage("a snapshot does not begin with its head")));
+        };
+        match self.placement(begin.header.as_ref()) {
+            Some(placement) => placement.install_snapshot(begin, chunks).await,
+            None => self.catalog.install_snapshot(begin, chunks).await,
+        }
+    }
+
+    async fn propose(
+        &self,
+        request: Request<v1::RaftProposeRequest>,
+    ) -> Result<Response<v1::RaftProposeResponse>, Status> {
+        match self.placement(request.get_ref().header.as_ref()) {
+            Some(placement) => placement.propose(request).await,
+            None => self.catalog.propose(request).await,
+        }
+    }
+
+    async fn barrier(
+        &self,
+        request: Request<v1::RaftBarrierRequest>,
+    ) -> Result<Response<v1::RaftBarrierResponse>, Status> {
+        match self.placement(request.get_ref().header.as_ref()) {
+            Some(placement) => placement.barrier(request).await,
+            None => self.catalog.barrier(request).await,
+        }
     }
 }
 

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use meridian_metadata::catalog::{
     Catalog, Change, Command, CreateStream, Genesis, NodeRow, Outcome, RegionRow, StreamRow, StreamSettings,
 };
-use meridian_metadata::{CatalogGroup, CatalogHandle, Config, NoChannel, OnFatal, PeerChannels, Role};
+use meridian_metadata::{
+    CatalogGroup, CatalogHandle, Config, NoChannel, OnFatal, PeerChannels, RaftServers, Role,
+};
 use meridian_types::{
     ClusterUuid, DiskUuid, Incarnation, NodeId, RegionId, RegionName, StreamName, TenantId, Timestamp,
 };
@@ -149,7 +151,7 @@ impl Node {
     async fn run(&mut self, listener: TcpListener) {
         let way = Way { from: NodeId(self.id), net: Arc::clone(&self.net), made: Mutex::default() };
         let group = CatalogGroup::start(self.config.clone(), Arc::new(way), never_fatal()).await.unwrap();
-        let service = group.server().into_service();
+        let service = RaftServers::new(group.server(), None).into_service();
         let server = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         server.spawn(async move {
             listener.set_nonblocking(true).unwrap();

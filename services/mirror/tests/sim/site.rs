@@ -224,6 +224,7 @@ impl Shard {
             totals: life.index.totals,
             hlc: life.index.hlc(),
             leads: life.replica.leads(),
+            follows: false,
             fault: life.fault.as_ref().map(|fault| ShardFault {
                 shard: self.id,
                 seq: marks.appended.next(),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use meridian_types::limits::SHARDS;
 
-use super::{ConfigError, NodeConfig};
+use super::{ConfigError, NodeConfig, Span};
 
 /// Room for the largest batch and its headers in one round and one file.
 const LEAST_FILE_BYTES: u64 = 16 << 20;
@@ -15,6 +15,10 @@ const LEAST_IN_FLIGHT: u64 = 16 << 20;
 /// HTTP/2's own default, and the most that it allows.
 const LEAST_WINDOW: u64 = 64 << 10;
 const MOST_WINDOW: u64 = (1 << 31) - 1;
+/// The most nodes of the first start: each is a voter of the catalog, whose leader writes to all of them.
+pub const MOST_NODES: usize = 64;
+/// Of one shard.
+const MOST_REPLICAS: u8 = 7;
 /// More files and tasks than a process should have.
 const MOST_AT_ONCE: usize = 1 << 20;
 
@@ -30,6 +34,7 @@ impl NodeConfig {
         self.check_self()?;
         self.check_listeners()?;
         self.check_numbers()?;
+        self.check_groups()?;
         self.check_wan()
     }
 
@@ -95,7 +100,11 @@ impl NodeConfig {
                 self.invalid("cluster.nodes", "name the nodes of the first start, this one among them")
             );
         }
-        let (mut ids, mut addresses, mut homes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let count = self.cluster.nodes.len();
+        if count > MOST_NODES {
+            return Err(self.invalid("cluster.nodes", format!("{count} are too many; at most {MOST_NODES}")));
+        }
+        let (mut ids, mut addresses) = (BTreeMap::new(), BTreeMap::new());
         for (i, node) in self.cluster.nodes.iter().enumerate() {
             let key = |field: &str| format!("cluster.nodes[{i}].{field}");
             if node.id.get() == 0 {
@@ -111,16 +120,6 @@ impl NodeConfig {
                 return Err(
                     self.invalid(key("region"), format!("{} is not among cluster.regions", node.region))
                 );
-            }
-            // Each of them would lead every shard of the region: two writers of one log.
-            if let Some(first) = homes.insert(&node.region, i) {
-                return Err(self.invalid(
-                    key("region"),
-                    format!(
-                        "region {} has cluster.nodes[{first}] already; this release takes one node a region",
-                        node.region
-                    ),
-                ));
             }
             for (field, url) in [("peer", &node.peer), ("client", &node.client)] {
                 endpoint(url).map_err(|reason| self.invalid(key(field), reason))?;
@@ -191,6 +190,7 @@ impl NodeConfig {
             ("limits.connection_window_bytes", limits.connection_window_bytes.get(), LEAST_WINDOW),
             ("limits.subscriber_buffer_bytes", limits.subscriber_buffer_bytes.get(), 64 << 10),
             ("limits.link_credit_bytes", limits.link_credit_bytes.get(), LEAST_IN_FLIGHT),
+            ("limits.replication_bytes", limits.replication_bytes.get(), LEAST_IN_FLIGHT),
             ("limits.tail_bytes", limits.tail_bytes.get(), 1 << 20),
             ("limits.index_memory_bytes", limits.index_memory_bytes.get(), 8 << 20),
             ("storage.file_bytes", storage.file_bytes.get(), LEAST_FILE_BYTES),
@@ -225,24 +225,63 @@ impl NodeConfig {
         if !storage.file_bytes.get().is_multiple_of(4096) {
             return Err(self.invalid("storage.file_bytes", "must be a multiple of 4KiB"));
         }
-        let raft = &self.raft;
-        if raft.heartbeat.get().is_zero() {
-            return Err(self.invalid("raft.heartbeat", "must be above 0"));
-        }
-        if raft.election_min.get() < raft.heartbeat.get() * 2 {
-            return Err(self.invalid(
-                "raft.election_min",
-                format!("{} is less than two heartbeats ({})", raft.election_min, raft.heartbeat),
-            ));
-        }
-        if raft.election_max <= raft.election_min {
-            return Err(self.invalid("raft.election_max", "must be above raft.election_min, or votes split"));
-        }
         if self.log.level.trim().is_empty() {
             return Err(self.invalid("log.level", "is empty; write info, or another level"));
         }
         if self.runtime.workers > 1024 {
             return Err(self.invalid("runtime.workers", "at most 1024; 0 means one for each CPU"));
+        }
+        Ok(())
+    }
+
+    fn check_groups(&self) -> Result<(), ConfigError> {
+        let (raft, placement) = (&self.raft, &self.placement);
+        self.check_election("raft", raft.heartbeat, raft.election_min, raft.election_max)?;
+        self.check_election(
+            "placement",
+            placement.heartbeat,
+            placement.election_min,
+            placement.election_max,
+        )?;
+        if placement.dead_after.get() < placement.heartbeat.get() * 2 {
+            return Err(self.invalid(
+                "placement.dead_after",
+                format!("{} is less than two heartbeats ({})", placement.dead_after, placement.heartbeat),
+            ));
+        }
+        if placement.grace < placement.dead_after {
+            return Err(self.invalid(
+                "placement.grace",
+                format!("{} is less than placement.dead_after ({})", placement.grace, placement.dead_after),
+            ));
+        }
+        if !(1..=MOST_REPLICAS).contains(&placement.replication) {
+            return Err(self.invalid(
+                "placement.replication",
+                format!("{} is not within 1 and {MOST_REPLICAS}", placement.replication),
+            ));
+        }
+        Ok(())
+    }
+
+    /// A Raft group's times.
+    fn check_election(
+        &self,
+        section: &str,
+        heartbeat: Span,
+        min: Span,
+        max: Span,
+    ) -> Result<(), ConfigError> {
+        let invalid = |key: &str, reason: String| Err(self.invalid(format!("{section}.{key}"), reason));
+        // Raft counts in these.
+        if heartbeat < Span::millis(1) {
+            return invalid("heartbeat", format!("{heartbeat} is too little; at least 1ms"));
+        }
+        if min.get() < heartbeat.get() * 2 {
+            return invalid("election_min", format!("{min} is less than two heartbeats ({heartbeat})"));
+        }
+        if max <= min {
+            return invalid("election_max", format!("must be above {section}.election_min, or votes split"));
         }
         Ok(())
     }

@@ -6,6 +6,11 @@ use super::{ByteSize, NodeConfig};
 
 /// The process itself: code, threads, the catalog, RocksDB's own structures, what the allocator keeps.
 const BASE: u64 = 192 << 20;
+/// The placement's Raft group: two memtables, its log's cache, its threads and channels.
+const PLACEMENT: u64 = 48 << 20;
+/// Another node of the region, besides what is on its way to it: the windows of the connection that it dialled, which are
+/// what it may send before that is stored.
+const NEIGHBOUR: u64 = 8 << 20;
 /// The idempotent producers that a shard remembers.
 const SHARD: u64 = 4 << 20;
 /// A connection, besides its window.
@@ -27,13 +32,18 @@ impl NodeConfig {
     /// - twice the bytes on their way to subscribers: as they were read, and as they are sent;
     /// - for each connection its window, for each request what HTTP/2 holds of its answer, for each subscription what it
     ///   knows of its lanes;
+    /// - the Raft group of the region's placement, and for each other node of the region what is on its way to it and what
+    ///   it may send ahead;
     /// - for each link into this region twice its credit, and its windows.
     pub fn memory_bound(&self) -> ByteSize {
         let limits = &self.limits;
         let shards: u64 = self.cluster.regions.iter().map(|region| u64::from(region.shards)).sum();
         let links = self.cluster.regions.len().saturating_sub(1) as u64;
+        let neighbours = self.neighbours() as u64;
         let parts = [
             BASE,
+            PLACEMENT,
+            neighbours.saturating_mul(limits.replication_bytes.0.saturating_add(NEIGHBOUR)),
             limits.index_memory_bytes.0,
             limits.tail_bytes.0,
             shards.saturating_mul(SHARD),
@@ -57,7 +67,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::tests_support::config_of_node;
+    use crate::config::tests_support::{config_of_node, node_beside};
 
     #[test]
     fn each_limit_counts() {
@@ -78,6 +88,15 @@ mod tests {
         assert_eq!(more(&|c| c.limits.subscribers += 1), SUBSCRIPTION);
         assert_eq!(more(&|c| c.limits.link_credit_bytes.0 += 10), 20);
         assert_eq!(more(&|c| c.cluster.regions[0].shards += 1), SHARD);
+        assert_eq!(more(&|c| c.limits.replication_bytes.0 += 10), 0, "alone in its region");
+        let mut three = config.clone();
+        for id in [3, 4] {
+            three.cluster.nodes.push(node_beside(id, "us"));
+        }
+        three.cluster.nodes.push(node_beside(5, "eu"));
+        three.check().unwrap();
+        let others = 2 * (three.limits.replication_bytes.0 + NEIGHBOUR);
+        assert_eq!(three.memory_bound().0 - before, others, "only those of its own region");
         let mut huge = config;
         huge.limits.requests = usize::MAX;
         assert_eq!(huge.memory_bound(), ByteSize(u64::MAX), "no overflow");

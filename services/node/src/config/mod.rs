@@ -17,6 +17,7 @@ use meridian_types::limits::DEFAULT_SHARDS;
 use meridian_types::{ClusterUuid, NodeId, RegionId, RegionName};
 use serde::{Deserialize, Serialize};
 
+pub use check::MOST_NODES;
 pub use error::ConfigError;
 pub use units::{ByteSize, Span, UnitError};
 pub use wan_table::{WanError, WanTable};
@@ -44,6 +45,9 @@ pub struct NodeConfig {
     /// The catalog's Raft group.
     #[serde(default, skip_serializing_if = "is_default")]
     pub raft: RaftSection,
+    /// Who leads the region's shards, and which of its nodes hold them.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub placement: PlacementSection,
     /// Simulated round trips between regions, for worlds on one machine: `us-eu = "80ms"`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub wan: WanTable,
@@ -197,6 +201,9 @@ pub struct LimitsSection {
     pub subscriber_buffer_bytes: ByteSize,
     /// Bytes that a peer may push ahead of what is stored, over all shards of a link.
     pub link_credit_bytes: ByteSize,
+    /// Bytes that are on their way to each other node of the region, over all shards; beyond, its copies fall behind and
+    /// read what they lack later.
+    pub replication_bytes: ByteSize,
     /// Bytes of the shards' newest frames that are kept in memory, over all shards.
     pub tail_bytes: ByteSize,
     /// Memory of the index: its cache and its write buffers.
@@ -215,6 +222,7 @@ impl Default for LimitsSection {
             slow_reader: Span::millis(30_000),
             subscriber_buffer_bytes: ByteSize(256 << 10),
             link_credit_bytes: ByteSize::mib(32),
+            replication_bytes: ByteSize::mib(16),
             tail_bytes: ByteSize::mib(64),
             index_memory_bytes: ByteSize::mib(64),
         }
@@ -261,6 +269,39 @@ impl Default for RaftSection {
             election_min: Span::millis(2000),
             election_max: Span::millis(4000),
             test_switch: false,
+        }
+    }
+}
+
+/// `[placement]`: the Raft group of the region's nodes, and what it decides about their shards. To be the same on all of
+/// them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlacementSection {
+    /// How often the group's leader is heard from.
+    pub heartbeat: Span,
+    /// The shortest silence after which a node asks for votes.
+    pub election_min: Span,
+    /// The longest.
+    pub election_max: Span,
+    /// A node that was not heard for so long is dead: others lead its shards.
+    pub dead_after: Span,
+    /// A node that is dead for longer is replaced: its replicas are made on other nodes.
+    pub grace: Span,
+    /// Replicas of each shard, of which a majority must live; 1 to 7, and as many as the region has nodes if those are
+    /// fewer. Best odd: the even one more lets no more of them fail.
+    pub replication: u8,
+}
+
+impl Default for PlacementSection {
+    fn default() -> Self {
+        Self {
+            heartbeat: Span::millis(100),
+            election_min: Span::millis(400),
+            election_max: Span::millis(800),
+            dead_after: Span::millis(1000),
+            grace: Span::millis(300_000),
+            replication: 3,
         }
     }
 }
@@ -349,6 +390,11 @@ impl NodeConfig {
         // `check` has found it; a config built by hand that skipped it gets the first.
         let own = self.cluster.regions.iter().find(|r| r.name == self.node.region);
         own.unwrap_or(&self.cluster.regions[0])
+    }
+
+    /// How many other nodes of the first start are in this node's region.
+    pub fn neighbours(&self) -> usize {
+        self.cluster.nodes.iter().filter(|n| n.region == self.node.region && n.id != self.node.id).count()
     }
 
     /// A region by its name.

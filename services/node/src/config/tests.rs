@@ -87,6 +87,7 @@ fn an_unknown_key_is_named_with_its_line() {
         ("[gateway]\nx = 1", "gateway"),
         ("[tls]\ncert = \"x\"", "cert"),
         ("[raft]\nelection = \"1s\"", "election"),
+        ("[placement]\nreplicas = 3", "replicas"),
         ("[storage]\nfile = \"1MiB\"", "file"),
         ("[log]\nlevels = \"info\"", "levels"),
         ("[runtime]\nthreads = 1", "threads"),
@@ -133,12 +134,7 @@ fn the_cluster_must_fit_itself() {
         ("id = 1\nregion = \"us\"", "id = 2\nregion = \"us\"", "cluster.nodes[1].id", "already the number"),
         ("id = 1\nregion = \"us\"", "id = 0\nregion = \"us\"", "cluster.nodes[0].id", "from 1"),
         ("id = 1\nregion = \"us\"", "id = 1\nregion = \"ap\"", "cluster.nodes[0].region", "not among"),
-        (
-            "id = 1\nregion = \"us\"",
-            "id = 1\nregion = \"eu\"",
-            "cluster.nodes[1].region",
-            "one node a region",
-        ),
+        ("id = 1\nregion = \"us\"", "id = 1\nregion = \"eu\"", "cluster.nodes", "region us has no node"),
         (
             "name = \"eu\"",
             "name = \"eu\"\n\n[[cluster.regions]]\nid = 3\nname = \"ap\"",
@@ -160,6 +156,53 @@ fn the_cluster_must_fit_itself() {
         let message = refusal(from, to);
         assert!(message.contains(&format!("{key}: ")) && message.contains(says), "{message}");
     }
+}
+
+/// GOOD with more nodes, from number 3 on, in a region.
+fn with_nodes(region: &str, more: u16) -> String {
+    let entry = |id: u16| {
+        let (peer, client) = (8000 + id, 9000 + id);
+        format!(
+            "[[cluster.nodes]]\nid = {id}\nregion = \"{region}\"\npeer = \"http://127.0.0.1:{peer}\"\nclient = \
+             \"http://127.0.0.1:{client}\"\n\n"
+        )
+    };
+    let entries: String = (3..3 + more).map(entry).collect();
+    GOOD.replace("[listen]", &format!("{entries}[listen]"))
+}
+
+#[test]
+fn a_region_has_as_many_nodes_as_it_is_given() {
+    for (more, neighbours) in [(0, 0), (1, 1), (2, 2), (62, 62)] {
+        let config = parse(&with_nodes("eu", more)).unwrap();
+        assert_eq!(config.neighbours(), neighbours);
+        assert_eq!(parse(&config.to_toml().unwrap()).unwrap(), config);
+    }
+    assert_eq!(parse(&with_nodes("us", 2)).unwrap().neighbours(), 0, "they are another region's");
+    let message = parse(&with_nodes("eu", 63)).unwrap_err().to_string();
+    assert!(message.contains("cluster.nodes: 65 are too many; at most 64"), "{message}");
+    // What holds for nodes of two regions holds for those of one.
+    for (from, to, key, says) in [
+        ("id = 4", "id = 3", "cluster.nodes[3].id", "already the number of cluster.nodes[2]"),
+        (":8004", ":8003", "cluster.nodes[3].peer", "already cluster.nodes[2].peer"),
+        (":9004", ":8003", "cluster.nodes[3].client", "already cluster.nodes[2].peer"),
+    ] {
+        let message = parse(&with_nodes("eu", 2).replace(from, to)).unwrap_err().to_string();
+        assert!(message.contains(&format!("{key}: ")) && message.contains(says), "{message}");
+    }
+}
+
+#[test]
+fn placement_has_its_defaults_and_is_read() {
+    let default = parse(GOOD).unwrap();
+    assert_eq!(default.limits.replication_bytes, ByteSize::mib(16));
+    let text = "heartbeat = \"100ms\"\nelection_min = \"400ms\"\nelection_max = \"800ms\"\ndead_after = \"1s\"\n\
+                grace = \"5m\"\nreplication = 3";
+    assert_eq!(parse(&format!("{GOOD}\n[placement]\n{text}")).unwrap(), default);
+    assert!(!default.to_toml().unwrap().contains("[placement]"), "defaults are left out");
+    let five = parse(&format!("{GOOD}\n[placement]\nreplication = 5\ngrace = \"1h\"")).unwrap();
+    assert_eq!((five.placement.replication, five.placement.grace), (5, Span::millis(3_600_000)));
+    assert_eq!(parse(&five.to_toml().unwrap()).unwrap(), five);
 }
 
 #[test]
@@ -187,6 +230,15 @@ fn numbers_that_cannot_work_are_refused() {
         ("[raft]\nheartbeat = \"0s\"", "raft.heartbeat"),
         ("[raft]\nelection_min = \"600ms\"", "raft.election_min"),
         ("[raft]\nelection_max = \"2s\"", "raft.election_max"),
+        ("[raft]\nheartbeat = \"500us\"", "raft.heartbeat"),
+        ("[limits]\nreplication_bytes = \"1MiB\"", "limits.replication_bytes"),
+        ("[placement]\nheartbeat = \"0s\"", "placement.heartbeat"),
+        ("[placement]\nheartbeat = \"201ms\"", "placement.election_min"),
+        ("[placement]\nelection_min = \"800ms\"", "placement.election_max"),
+        ("[placement]\ndead_after = \"199ms\"", "placement.dead_after"),
+        ("[placement]\ngrace = \"999ms\"", "placement.grace"),
+        ("[placement]\nreplication = 0", "placement.replication"),
+        ("[placement]\nreplication = 8", "placement.replication"),
         ("[log]\nlevel = \"\"", "log.level"),
         ("[runtime]\nworkers = 5000", "runtime.workers"),
     ] {

@@ -10,12 +10,7 @@ use super::{ClusterSection, ListenSection, NodeConfig, NodeEntry, NodeSection, R
 pub fn config_of_node(id: u32, folder: &Path) -> NodeConfig {
     let name = |id: u32| RegionName::new(if id == 1 { "us" } else { "eu" }).unwrap();
     let regions = [1, 2].map(|id| RegionEntry { id: RegionId(id), name: name(id.into()), shards: 4 });
-    let nodes = [1, 2].map(|id| NodeEntry {
-        id: NodeId(id),
-        region: name(id),
-        peer: format!("http://127.0.0.1:{}", 7500 + id),
-        client: format!("http://127.0.0.1:{}", 7400 + id),
-    });
+    let nodes = [node_beside(1, "us"), node_beside(2, "eu")];
     let config = NodeConfig {
         node: NodeSection { id: NodeId(id), region: name(id), data: ".".into() },
         cluster: ClusterSection {
@@ -28,6 +23,7 @@ pub fn config_of_node(id: u32, folder: &Path) -> NodeConfig {
         limits: Default::default(),
         storage: Default::default(),
         raft: Default::default(),
+        placement: Default::default(),
         wan: Default::default(),
         log: Default::default(),
         runtime: Default::default(),
@@ -35,4 +31,14 @@ pub fn config_of_node(id: u32, folder: &Path) -> NodeConfig {
     };
     config.check().unwrap();
     config
+}
+
+/// One more node for that cluster.
+pub fn node_beside(id: u16, region: &str) -> NodeEntry {
+    NodeEntry {
+        id: NodeId(id.into()),
+        region: RegionName::new(region).unwrap(),
+        peer: format!("http://127.0.0.1:{}", 7500 + id),
+        client: format!("http://127.0.0.1:{}", 7400 + id),
+    }
 }

@@ -29,6 +29,8 @@ pub struct ClusterRegion {
 pub struct ClusterNode {
     /// Its number.
     pub id: NodeId,
+    /// Its name, as in `us-1`.
+    pub name: String,
     /// What clients dial.
     pub endpoint: String,
     /// What operators dial.

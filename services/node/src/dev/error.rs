@@ -4,16 +4,23 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{ConfigError, WanError};
+use meridian_types::RegionName;
+
+use crate::config::{ConfigError, MOST_NODES, WanError};
 use crate::folder::FolderError;
 use crate::lock::LockError;
 
 /// Why a world, or one of its nodes, does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum DevError {
-    /// More than one node a region.
-    #[error("--nodes {0}: this release has one node a region; regions of several nodes come with the next")]
-    Nodes(u32),
+    /// None, or too many.
+    #[error("--nodes {nodes}: in {regions} regions that is {} nodes; a world has 1 to {MOST_NODES}", u64::from(*nodes) * *regions as u64)]
+    Nodes {
+        /// In each region.
+        nodes: u32,
+        /// How many regions.
+        regions: usize,
+    },
     /// No region at all, or one twice.
     #[error("--regions: {0}")]
     Regions(String),
@@ -30,6 +37,22 @@ pub enum DevError {
         kept: String,
         /// Those asked for.
         asked: String,
+    },
+    /// The folder holds a world of another size.
+    #[error(
+        "{} holds a world with {kept} in region {region}, not {asked}, and its nodes know each other by number: leave \
+         --nodes out to go on with it, or use another --data folder",
+        folder.display()
+    )]
+    OtherNodes {
+        /// Which folder.
+        folder: PathBuf,
+        /// A region that differs.
+        region: RegionName,
+        /// Its nodes.
+        kept: usize,
+        /// Those asked for.
+        asked: u32,
     },
     /// The folder holds a world on other ports.
     #[error(

@@ -5,7 +5,7 @@
 //! ends nodes. It outlives their deaths.
 //!
 //! In the world's folder: `dev.json` is the plan (uuid, ports, round trips), made once and kept; `cluster.json` is there
-//! once all nodes were ready; each node has a folder `REGION-1` with its `node.toml`, its data, and its `log`.
+//! once all nodes were ready; each node has a folder `us-1`, `us-2`, … with its `node.toml`, its data, and its `log`.
 
 mod cluster_file;
 mod error;
@@ -36,8 +36,8 @@ pub use world::World;
 pub struct DevOptions {
     /// The regions' names, in order. Default: us, eu, ap.
     pub regions: Option<Vec<RegionName>>,
-    /// Nodes in each region. Only 1 for now.
-    pub nodes: u32,
+    /// Nodes in each region. Default: 1.
+    pub nodes: Option<u32>,
     /// The world's folder.
     pub data: PathBuf,
     /// The first client port; peers listen 100 above, admin 200 above. Default: free ports.
@@ -55,7 +55,7 @@ impl DevOptions {
     pub fn new(data: impl Into<PathBuf>) -> Self {
         Self {
             regions: None,
-            nodes: 1,
+            nodes: None,
             data: data.into(),
             base_port: None,
             wan: None,
@@ -99,6 +99,11 @@ impl std::fmt::Debug for Launcher {
 /// What happens in a world; `Display` is a line for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DevEvent {
+    /// A region was planned with two nodes.
+    NoneMayFail {
+        /// Which.
+        region: RegionName,
+    },
     /// A node was started.
     Started {
         /// Its folder's name, as in `us-1`.
@@ -151,6 +156,10 @@ pub enum DevEvent {
 impl std::fmt::Display for DevEvent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::NoneMayFail { region } => write!(
+                f,
+                "{region}: warning: of two nodes none may fail, as a majority of two is both; 3 let one fail"
+            ),
             Self::Started { node, pid } => write!(f, "{node}: started, process {pid}"),
             Self::Ready { node, pid, after } => {
                 write!(f, "{node}: ready after {:.1} s, process {pid}", after.as_secs_f64())

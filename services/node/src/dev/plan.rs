@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::error::io;
 use super::{DevError, DevOptions, ports};
 use crate::config::{
-    ClusterSection, ListenSection, NodeConfig, NodeEntry, NodeSection, RegionEntry, WanTable,
+    ByteSize, ClusterSection, LimitsSection, ListenSection, MOST_NODES, NodeConfig, NodeEntry, NodeSection,
+    RegionEntry, RuntimeSection, StorageSection, WanTable,
 };
 use crate::folder;
 
@@ -106,9 +107,6 @@ impl Plan {
     /// # Errors
     /// The folder holds another world than is asked for, or what is asked for cannot be.
     pub(super) fn of(options: &DevOptions) -> Result<Self, DevError> {
-        if options.nodes != 1 {
-            return Err(DevError::Nodes(options.nodes));
-        }
         let file = options.data.join(FILE);
         let mut plan = match std::fs::read(&file) {
             Ok(text) => {
@@ -143,6 +141,11 @@ impl Plan {
         if let Some((i, name)) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
             return Err(DevError::Regions(format!("{name} is named twice (again as number {})", i + 1)));
         }
+        let nodes = options.nodes.unwrap_or(1);
+        let (each, regions) = (nodes as usize, names.len());
+        if !(1..=MOST_NODES).contains(&each.saturating_mul(regions)) {
+            return Err(DevError::Nodes { nodes, regions });
+        }
         let mut plan = Self {
             cluster: ClusterUuid(uuid::Uuid::new_v4()),
             regions: Vec::new(),
@@ -150,17 +153,20 @@ impl Plan {
             wan: WanTable::default(),
             formatted: false,
         };
-        let ports = choose_ports(options.base_port, names.len())?;
-        for ((number, name), [client, peer, admin]) in (1u16..).zip(names).zip(ports) {
-            plan.nodes.push(PlannedNode {
-                id: NodeId(number.into()),
-                name: format!("{name}-1"),
-                region: name.clone(),
-                client_port: client,
-                peer_port: peer,
-                admin_port: admin,
-            });
-            plan.regions.push(PlannedRegion { id: RegionId(number), name, shards: DEFAULT_SHARDS });
+        let ports = choose_ports(options.base_port, each * regions)?;
+        for ((region, name), ports) in (1u16..).zip(names).zip(ports.chunks_exact(each)) {
+            for (number, &[client, peer, admin]) in (1..).zip(ports) {
+                plan.nodes.push(PlannedNode {
+                    // Unique over all regions.
+                    id: NodeId(plan.nodes.len() as u32 + 1),
+                    name: format!("{name}-{number}"),
+                    region: name.clone(),
+                    client_port: client,
+                    peer_port: peer,
+                    admin_port: admin,
+                });
+            }
+            plan.regions.push(PlannedRegion { id: RegionId(region), name, shards: DEFAULT_SHARDS });
         }
         Ok(plan)
     }
@@ -177,12 +183,31 @@ impl Plan {
                 return Err(DevError::OtherRegions { folder: options.data.clone(), kept, asked });
             }
         }
+        if let Some(asked) = options.nodes {
+            for PlannedRegion { name, .. } in &self.regions {
+                let kept = self.nodes_of(name).count();
+                if kept != asked as usize {
+                    let (folder, region) = (options.data.clone(), name.clone());
+                    return Err(DevError::OtherNodes { folder, region, kept, asked });
+                }
+            }
+        }
         match (options.base_port, self.nodes.first()) {
             (Some(asked), Some(first)) if first.client_port != asked => {
                 Err(DevError::OtherPorts { folder: options.data.clone(), kept: first.client_port, asked })
             }
             _ => Ok(()),
         }
+    }
+
+    /// A region's nodes.
+    pub(super) fn nodes_of(&self, region: &RegionName) -> impl Iterator<Item = &PlannedNode> {
+        self.nodes.iter().filter(move |node| node.region == *region)
+    }
+
+    /// The regions that stand still when one of their nodes does, although they have more than one.
+    pub(super) fn none_may_fail(&self) -> impl Iterator<Item = &RegionName> {
+        self.regions.iter().map(|region| &region.name).filter(|name| self.nodes_of(name).count() == 2)
     }
 
     /// Remembers the plan, writes each node's configuration, formats folders that are new. Returns the configurations.
@@ -247,10 +272,25 @@ impl Plan {
         Ok(config)
     }
 
+    /// What a new node's configuration says of sizes. Several nodes a region share one machine: each takes little of it.
+    fn sizes(&self) -> (LimitsSection, StorageSection, RuntimeSection) {
+        if self.nodes.len() <= self.regions.len() {
+            return Default::default();
+        }
+        let limits = LimitsSection {
+            index_memory_bytes: ByteSize::mib(16),
+            tail_bytes: ByteSize::mib(16),
+            ..LimitsSection::default()
+        };
+        let storage = StorageSection { file_bytes: ByteSize::mib(16), stock: 1, ..StorageSection::default() };
+        (limits, storage, RuntimeSection { workers: 2 })
+    }
+
     fn config(&self, node: &PlannedNode, file: &Path) -> NodeConfig {
         let local = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
         let regions = self.regions.iter();
         let nodes = self.nodes.iter();
+        let (limits, storage, runtime) = self.sizes();
         NodeConfig {
             node: NodeSection { id: node.id, region: node.region.clone(), data: ".".into() },
             cluster: ClusterSection {
@@ -274,12 +314,13 @@ impl Plan {
                 insecure_non_loopback: false,
             },
             tls: Default::default(),
-            limits: Default::default(),
-            storage: Default::default(),
+            limits,
+            storage,
             raft: Default::default(),
+            placement: Default::default(),
             wan: self.wan.clone(),
             log: Default::default(),
-            runtime: Default::default(),
+            runtime,
             file: file.to_owned(),
         }
     }

@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::config::ByteSize;
 use crate::lock::LockError;
 
 /// A node that has nothing but `/readyz`. It ends when told to, or when its folder has a file `die`.
@@ -148,7 +149,10 @@ async fn what_cannot_be_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let refused = async |options: DevOptions| start(options, in_process()).await.unwrap_err().to_string();
     let with = || options(dir.path());
-    assert!(refused(DevOptions { nodes: 3, ..with() }).await.contains("--nodes 3"));
+    for nodes in [0, 22, u32::MAX] {
+        let message = refused(DevOptions { nodes: Some(nodes), ..with() }).await;
+        assert!(message.contains(&format!("--nodes {nodes}: in 3 regions")), "{message}");
+    }
     assert!(refused(DevOptions { regions: Some(vec![]), ..with() }).await.contains("--regions"));
     let twice = refused(DevOptions { regions: regions(&["us", "eu", "us"]), ..with() }).await;
     assert!(twice.contains("us is named twice"), "{twice}");
@@ -178,28 +182,118 @@ async fn what_cannot_be_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn a_region_has_as_many_nodes_as_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let asked = || DevOptions { regions: regions(&["us", "eu"]), ..options(dir.path()) };
+    let (world, mut events) = start(DevOptions { nodes: Some(3), ..asked() }, in_process()).await.unwrap();
+    while let Ok(event) = events.try_recv() {
+        assert!(!matches!(event, DevEvent::NoneMayFail { .. }), "{event}");
+    }
+    let plan = world.plan().clone();
+    let names: Vec<_> = plan.nodes.iter().map(|n| (n.id.get(), n.name.as_str(), n.region.as_str())).collect();
+    assert_eq!(
+        names,
+        [
+            (1, "us-1", "us"),
+            (2, "us-2", "us"),
+            (3, "us-3", "us"),
+            (4, "eu-1", "eu"),
+            (5, "eu-2", "eu"),
+            (6, "eu-3", "eu")
+        ]
+    );
+    let mut ports: Vec<_> =
+        plan.nodes.iter().flat_map(|n| [n.client_port, n.peer_port, n.admin_port]).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!(ports.len(), 18, "each listener has its own");
+
+    let cluster = ClusterFile::read(world.cluster_path()).unwrap();
+    for (region, of) in cluster.regions.iter().zip(["us", "eu"]) {
+        assert_eq!(region.name.as_str(), of);
+        assert_eq!(region.nodes.len(), 3);
+        for node in &region.nodes {
+            let planned = plan.nodes.iter().find(|n| n.id == node.id).unwrap();
+            assert_eq!((&node.name, &node.endpoint), (&planned.name, &planned.endpoint()));
+            assert_eq!(Path::new(&node.dir), planned.folder(world.folder()));
+            let config = NodeConfig::load(&Path::new(&node.dir).join("node.toml")).unwrap();
+            assert_eq!((config.node.id, config.neighbours()), (node.id, 2));
+            assert_eq!(config.cluster.nodes.len(), 6);
+            assert_eq!(config.runtime.workers, 2);
+            assert_eq!(config.limits.index_memory_bytes, ByteSize::mib(16));
+            assert_eq!(config.limits.tail_bytes, ByteSize::mib(16));
+            assert_eq!((config.storage.file_bytes, config.storage.stock), (ByteSize::mib(16), 1));
+        }
+    }
+
+    // A world outlives any of them.
+    std::fs::write(dir.path().join("us-2/die"), "").unwrap();
+    let died = until(&mut events, |e| matches!(e, DevEvent::Died { .. })).await;
+    assert_eq!(died, DevEvent::Died { node: "us-2".into(), how: "told to die".into() });
+    std::fs::remove_file(dir.path().join("us-2/die")).unwrap();
+    world.start_node("us-2").await.unwrap();
+    world.ready("us-2", Duration::from_secs(20)).await.unwrap();
+    world.end().await;
+
+    let other = start(DevOptions { nodes: Some(1), ..asked() }, in_process()).await.unwrap_err().to_string();
+    assert!(other.contains("with 3 in region us, not 1"), "{other}");
+    let (world, _events) = start(asked(), in_process()).await.unwrap();
+    assert_eq!(world.plan(), &plan, "it goes on with what is there");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn two_nodes_are_warned_about_and_one_is_as_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |nodes, name: &str| DevOptions {
+        nodes: Some(nodes),
+        regions: regions(&["us"]),
+        ..options(&dir.path().join(name))
+    };
+    let (world, mut events) = start(of(2, "two"), in_process()).await.unwrap();
+    let warning = until(&mut events, |e| matches!(e, DevEvent::NoneMayFail { .. })).await.to_string();
+    assert!(warning.starts_with("us: warning: of two nodes none may fail"), "{warning}");
+    world.end().await;
+
+    let (world, mut events) = start(of(1, "one"), in_process()).await.unwrap();
+    let node = &world.plan().nodes[0];
+    assert_eq!((node.id.get(), node.name.as_str()), (1, "us-1"));
+    let config = NodeConfig::load(&node.config_file(world.folder())).unwrap();
+    assert_eq!((config.limits, config.storage), Default::default(), "it has the machine for itself");
+    world.end().await;
+    while let Ok(event) = events.try_recv() {
+        assert!(!matches!(event, DevEvent::NoneMayFail { .. }), "{event}");
+    }
+}
+
+#[tokio::test]
 async fn base_port_sets_every_port() {
     for _ in 0..100 {
         let dir = tempfile::tempdir().unwrap();
         let base = super::ports::free(1).unwrap()[0];
-        let asked = DevOptions { base_port: Some(base), regions: regions(&["a"]), ..options(dir.path()) };
+        let asked = DevOptions {
+            base_port: Some(base),
+            regions: regions(&["a"]),
+            nodes: Some(2),
+            ..options(dir.path())
+        };
         match start(asked, in_process()).await {
             Ok((world, _events)) => {
-                let node = &world.plan().nodes[0];
-                assert_eq!(
-                    (node.client_port, node.peer_port, node.admin_port),
-                    (base, base + 100, base + 200)
-                );
+                for (node, base) in world.plan().nodes.iter().zip([base, base + 1]) {
+                    let ports = (node.client_port, node.peer_port, node.admin_port);
+                    assert_eq!(ports, (base, base + 100, base + 200));
+                }
                 return world.end().await;
             }
             // Somebody has one of them: then that one is named, and others may be free.
             Err(DevError::PortInUse { port, .. }) => {
-                assert!([base, base + 100, base + 200].contains(&port), "{port} of {base}");
+                let all = [base, base + 1].map(|port| [port, port + 100, port + 200]);
+                assert!(all.as_flattened().contains(&port), "{port} of {base}");
             }
             Err(error) => panic!("{error}"),
         }
     }
-    panic!("no three ports are free");
+    panic!("no six ports are free");
 }
 
 #[tokio::test]
@@ -256,6 +350,31 @@ async fn processes_are_killed_started_again_and_ended() {
         let alive = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), None);
         assert!(alive.is_err(), "process {pid} is left");
     }
+}
+
+#[tokio::test]
+async fn one_of_three_is_killed_and_started_again_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("world");
+    let asked = DevOptions { regions: regions(&["us"]), nodes: Some(3), ..options(&folder) };
+    let (world, mut events) = start(asked, processes(dir.path())).await.unwrap();
+    let pids =
+        || ClusterFile::read(world.cluster_path()).unwrap().regions[0].nodes.iter().map(|n| n.pid).collect();
+    let before: Vec<u32> = pids();
+    world.kill("us-2").await.unwrap();
+    let died = until(&mut events, |e| matches!(e, DevEvent::Died { .. })).await;
+    assert!(matches!(&died, DevEvent::Died { node, .. } if node == "us-2"), "{died}");
+    assert!(matches!(world.kill("us").await, Err(DevError::NoSuchNode(_))), "a region is no node");
+    world.start_node("us-2").await.unwrap();
+    world.ready("us-2", Duration::from_secs(20)).await.unwrap();
+    let after: Vec<u32> = pids();
+    assert_eq!((after[0], after[2]), (before[0], before[2]));
+    assert_ne!(after[1], before[1]);
+    while let Ok(event) = events.try_recv() {
+        assert!(!matches!(event, DevEvent::Died { .. }), "{event}");
+    }
+    world.end().await;
+    assert!(["us-1", "us-2", "us-3"].iter().all(|node| folder.join(node).join("drained").exists()));
 }
 
 #[tokio::test]

@@ -79,6 +79,11 @@ impl World {
         plan.check_ports()?;
         let configs = plan.lay_out(&folder)?;
 
+        for region in plan.none_may_fail() {
+            // Nobody may be listening.
+            let _ = events.send(DevEvent::NoneMayFail { region: region.clone() });
+        }
+
         let path = folder.join(CLUSTER_FILE);
         // The last run's would be taken for this one's.
         match std::fs::remove_file(&path) {
@@ -219,11 +224,10 @@ fn cluster_file(plan: &Plan, folder: &Path) -> ClusterFile {
     let regions = plan.regions.iter().map(|region| ClusterRegion {
         name: region.name.clone(),
         nodes: plan
-            .nodes
-            .iter()
-            .filter(|node| node.region == region.name)
+            .nodes_of(&region.name)
             .map(|node| ClusterNode {
                 id: node.id,
+                name: node.name.clone(),
                 endpoint: node.endpoint(),
                 admin: node.admin(),
                 pid: 0,

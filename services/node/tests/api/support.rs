@@ -289,6 +289,7 @@ fn config(folder: &Path) -> NodeConfig {
             election_max: Span::millis(600),
             test_switch: false,
         },
+        placement: Default::default(),
         wan: Default::default(),
         log: Default::default(),
         runtime: Default::default(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use meridian_types::{Lane, Offset};
+use meridian_types::{Lane, NodeId, Offset, ShardId};
 use meridian_wire::v1::{self, StreamSettings};
 use meridian_wire::{ApiError, Reason};
 
@@ -191,6 +191,52 @@ impl Admin {
             .call(|channel| async move { cluster(channel).get_topology(v1::GetTopologyRequest {}).await })
             .await?;
         Ok(answer.value)
+    }
+
+    /// Who leads each shard of this region and of its copies of others, as one node of it knows, and how far that node's
+    /// own replicas are.
+    ///
+    /// # Errors
+    /// [`SdkError`]; [`SdkError::Foreign`] from a node of a version that cannot say.
+    pub async fn list_shards(&self) -> Result<v1::ListShardsResponse, SdkError> {
+        let answer = self
+            .call(|channel| async move { cluster(channel).list_shards(v1::ListShardsRequest {}).await })
+            .await?;
+        Ok(answer.value)
+    }
+
+    /// Moves a node's replicas and leaderships elsewhere, so that it can be removed; `undo`: takes it into use again.
+    /// Answered once it is decided. The same again is no error.
+    ///
+    /// # Errors
+    /// [`SdkError`].
+    pub async fn drain_node(&self, node: NodeId, undo: bool) -> Result<(), SdkError> {
+        let request = v1::DrainNodeRequest { node: node.0, undo };
+        self.call(|channel| async move { cluster(channel).drain_node(request).await }).await.map(|_| ())
+    }
+
+    /// Takes a drained or lost node out of its region for good. The same again is no error.
+    ///
+    /// # Errors
+    /// [`SdkError`].
+    pub async fn remove_node(&self, node: NodeId) -> Result<(), SdkError> {
+        let request = v1::RemoveNodeRequest { node: node.0 };
+        self.call(|channel| async move { cluster(channel).remove_node(request).await }).await.map(|_| ())
+    }
+
+    /// Moves one replica of a shard from a node to another. Answered once it is decided; the same again, before it is
+    /// done, is no error.
+    ///
+    /// # Errors
+    /// [`SdkError`].
+    pub async fn move_shard(&self, shard: ShardId, from: NodeId, to: NodeId) -> Result<(), SdkError> {
+        let request = v1::MoveShardRequest {
+            origin: Some(shard.origin.into()),
+            number: u32::from(shard.no.0),
+            from: from.0,
+            to: to.0,
+        };
+        self.call(|channel| async move { cluster(channel).move_shard(request).await }).await.map(|_| ())
     }
 
     /// How far this region's links are.

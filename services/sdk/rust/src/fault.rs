@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use meridian_wire::{ApiError, v1};
+use meridian_wire::{ApiError, Reason, v1};
 use tonic::{Code, Status};
 
 use crate::SdkError;
@@ -14,6 +14,8 @@ pub(crate) enum Fault {
     Retry {
         /// Not before this, if the server said so.
         after: Option<Duration>,
+        /// What the server called it; none where the connection broke.
+        reason: Option<Reason>,
         /// What happened, for people.
         text: String,
     },
@@ -36,7 +38,7 @@ pub(crate) fn of_status(status: &Status) -> Fault {
     match status.code() {
         // What the transport makes of a connection that breaks depends on when it breaks.
         code if is_passing(code) || matches!(code, Code::Unknown | Code::Internal | Code::Cancelled) => {
-            Fault::Retry { after: None, text: text_of(status) }
+            Fault::broken(text_of(status))
         }
         code => Fault::Foreign { code, message: status.message().to_owned() },
     }
@@ -51,7 +53,7 @@ pub(crate) fn of_message(message: &v1::Error) -> Fault {
 /// The code is the sender's, so that a reason which this build does not know is judged too.
 fn of_error(error: ApiError, code: Code) -> Fault {
     if is_passing(code) {
-        Fault::Retry { after: error.retry_after, text: error.to_string() }
+        Fault::Retry { after: error.retry_after, reason: Some(error.reason), text: error.to_string() }
     } else {
         Fault::Refused(error)
     }
@@ -72,6 +74,11 @@ fn text_of(status: &Status) -> String {
 }
 
 impl Fault {
+    /// A connection that broke, or on which nothing comes.
+    pub(crate) fn broken(text: impl Into<String>) -> Self {
+        Self::Retry { after: None, reason: None, text: text.into() }
+    }
+
     /// The error of a caller that gives up now.
     pub(crate) fn give_up(self, endpoints: &str, waited: Duration) -> SdkError {
         let endpoints = endpoints.to_owned();
@@ -87,16 +94,17 @@ impl Fault {
 
 #[cfg(test)]
 mod tests {
-    use meridian_wire::Reason;
-
     use super::*;
 
     #[test]
     fn a_server_that_says_not_now_is_asked_again_when_it_said() {
         for reason in [Reason::Overloaded, Reason::NotLeader, Reason::DiskFull, Reason::DeadlineExceeded] {
             let error = ApiError::new(reason, "later").retry_after(Duration::from_millis(70));
-            let expected =
-                Fault::Retry { after: Some(Duration::from_millis(70)), text: format!("{reason}: later") };
+            let expected = Fault::Retry {
+                after: Some(Duration::from_millis(70)),
+                reason: Some(reason),
+                text: format!("{reason}: later"),
+            };
             assert_eq!(of_status(&Status::from(error.clone())), expected);
             assert_eq!(of_message(&v1::Error::from(error)), expected);
         }

@@ -10,6 +10,9 @@ use meridian_types::{Cursor, TenantName, Timestamp};
 pub struct ClientOptions {
     /// Whose streams are meant.
     pub tenant: TenantName,
+    /// Whether the region's other nodes are learned and dialled, besides those that were named: at the addresses that they
+    /// go by in the cluster.
+    pub discover: bool,
     /// How long a TCP connection may take to come up.
     pub connect_timeout: Duration,
     /// How long one try of a call may take before another one is made.
@@ -26,6 +29,7 @@ impl Default for ClientOptions {
     fn default() -> Self {
         Self {
             tenant: TenantName::default(),
+            discover: true,
             connect_timeout: Duration::from_secs(5),
             attempt_timeout: Duration::from_secs(30),
             retry_for: Duration::from_secs(30),

@@ -18,6 +18,8 @@ pub(super) struct Follower {
     /// How far this log is known to be the leader's. What was once in common in an epoch stays so: a leader cuts nothing.
     common: Seq,
     reported: Seq,
+    /// How far the leader has said that its log is committed.
+    told: Seq,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,7 @@ impl Replica {
             state: State::Matched,
             common: Seq::ZERO,
             reported: Seq::ZERO,
+            told: Seq::ZERO,
         });
         self.ask(self.end(), out);
     }
@@ -52,6 +55,16 @@ impl Replica {
     /// On a new connection the leader feeds nobody before it is asked.
     pub(super) fn probe_again(&mut self, out: &mut Vec<Effect>) {
         if matches!(self.role, Role::Follower(_)) {
+            self.ask(self.end(), out);
+        }
+    }
+
+    /// The leader leads by now: what it was asked before, it has not answered.
+    pub(super) fn on_leads(&mut self, leader: NodeId, epoch: LeaderEpoch, out: &mut Vec<Effect>) {
+        if let Role::Follower(follower) = &self.role
+            && (follower.leader, follower.epoch) == (leader, epoch)
+            && follower.state != State::Matched
+        {
             self.ask(self.end(), out);
         }
     }
@@ -121,9 +134,19 @@ impl Replica {
             follower.common = follower.common.max(at.seq);
         }
         self.report(true, out);
+        self.count_committed(out);
     }
 
     pub(super) fn on_frames(&mut self, epoch: LeaderEpoch, frames: Vec<Frame>, out: &mut Vec<Effect>) {
+        if let Role::Follower(Follower { epoch: mine, state: State::Asking { attempt, at }, .. }) = self.role
+            && mine == epoch
+            && frames
+                .first()
+                .is_some_and(|first| first.header.seq == at.seq.next() && first.follows(at.chain))
+        {
+            // They came before the answer, and answer it: their chain says that the leader has what was asked about.
+            self.on_match(epoch, attempt, at, out);
+        }
         for frame in frames {
             let Role::Follower(follower) = &mut self.role else { return };
             if follower.epoch != epoch || follower.state != State::Matched || self.faulted {
@@ -159,13 +182,20 @@ impl Replica {
     }
 
     pub(super) fn on_committed(&mut self, epoch: LeaderEpoch, seq: Seq, out: &mut Vec<Effect>) {
-        let Role::Follower(follower) = &self.role else { return };
-        if follower.epoch != epoch || follower.state != State::Matched {
-            return;
+        if let Role::Follower(follower) = &mut self.role
+            && follower.epoch == epoch
+        {
+            follower.told = follower.told.max(seq);
+            self.count_committed(out);
         }
-        // Only of what is in common: beyond it this log may hold what was never committed.
-        let seq = seq.min(follower.common);
-        if seq > self.marks.committed {
+    }
+
+    /// Counts as committed what the leader has said to be: of what is in common, for beyond that this log may hold what
+    /// never was.
+    fn count_committed(&mut self, out: &mut Vec<Effect>) {
+        let Role::Follower(follower) = &self.role else { return };
+        let seq = follower.told.min(follower.common);
+        if follower.state == State::Matched && seq > self.marks.committed {
             self.marks.committed = seq;
             self.advance(out);
         }

@@ -319,3 +319,35 @@ fn a_follower_far_behind_is_found_by_what_the_leader_looks_up() {
     nodes[0].step(Input::From { node: NodeId(3), message: probe, held: Some(held) });
     assert!(matches!(nodes[0].said[0].1, Message::Match { attempt: 9, .. }));
 }
+
+#[test]
+fn a_follower_that_hears_of_the_election_first_is_matched_all_the_same() {
+    let mut nodes = three(Home::Origin);
+    for node in &mut nodes {
+        node.fence(1);
+    }
+    nodes[1].elected(1, 1);
+    nodes[2].elected(1, 1);
+    talk(&mut nodes, &[1, 2, 3]);
+    nodes[0].elected(1, 1);
+    nodes[0].sync();
+    talk(&mut nodes, &[1, 2, 3]);
+    assert!(nodes[0].replica.is_ready(), "{:?}", nodes[0].replica.marks());
+}
+
+#[test]
+fn frames_and_marks_that_overtake_the_answer_are_not_lost() {
+    let mut nodes = led(0);
+    nodes[0].step(Input::Publish(publish(1, 1, None)));
+    nodes[0].sync();
+    let epoch = LeaderEpoch(1);
+    let frame = nodes[0].volume[1].clone();
+    nodes[1].step(Input::Connected);
+    let committed = Message::Committed { epoch, seq: Seq(2) };
+    nodes[1].step(Input::From { node: NodeId(1), message: committed, held: None });
+    let frames = Message::Frames { epoch, frames: vec![frame], committed: Seq(1) };
+    nodes[1].step(Input::From { node: NodeId(1), message: frames, held: None });
+    nodes[1].sync();
+    let marks = nodes[1].replica.marks();
+    assert_eq!((marks.appended, marks.committed, marks.applied), (Seq(2), Seq(2), Seq(2)));
+}

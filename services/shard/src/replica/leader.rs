@@ -1,6 +1,6 @@
 //! A replica that leads: publishes, the majority, acknowledgements and linearizable reads.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meridian_batch::{Producer, stamped};
 use meridian_storage::index::ProducerState;
@@ -114,6 +114,17 @@ impl Replica {
             // It is committed in its origin, whoever leads here.
             Home::Copy => self.marks.applied,
         };
+        let mut followers: BTreeSet<NodeId> = election.set.members.iter().copied().collect();
+        followers.extend(
+            std::mem::take(&mut self.early)
+                .into_iter()
+                .filter(|(_, epoch)| *epoch == election.epoch)
+                .map(|(node, _)| node),
+        );
+        followers.remove(&self.me);
+        for to in followers {
+            out.push(Effect::Send { to, message: Message::Leads { epoch: election.epoch } });
+        }
         self.role = Role::Leader(Box::new(Leader {
             epoch: election.epoch,
             majority: Majority::new(self.me, election.set, self.marks.flushed),
@@ -263,9 +274,15 @@ impl Replica {
             Seq::ZERO => Some(LogPoint::START),
             seq => self.log.newest(seq, at.epoch).or(held),
         };
-        let Role::Leader(leader) = &mut self.role else { return };
+        let leader = match &mut self.role {
+            Role::Leader(leader) if leader.epoch == epoch => leader,
+            _ => {
+                self.early.insert(node, epoch);
+                return;
+            }
+        };
         // Without the frame nothing can be said: it was trimmed, or cannot be read.
-        let Some(mine) = mine.filter(|_| leader.epoch == epoch) else { return };
+        let Some(mine) = mine else { return };
         if mine != at {
             let message = Message::Mismatch { epoch, attempt, mine };
             return out.push(Effect::Send { to: node, message });

@@ -76,6 +76,8 @@ pub struct Replica {
     led: LeaderEpoch,
     /// Numbers the probes.
     attempts: u32,
+    /// Who asked this replica as the leader of an epoch that it did not lead yet: elections are told in any order.
+    early: BTreeMap<NodeId, LeaderEpoch>,
     log: Log,
     marks: Marks,
     /// How many producers a leader keeps in memory.
@@ -111,6 +113,7 @@ impl Replica {
             awaited: None,
             led: LeaderEpoch(0),
             attempts: 0,
+            early: BTreeMap::new(),
             log: Log::new(shard, base, from.lanes),
             // What is applied was committed and flushed.
             marks: Marks { appended: seq, flushed: seq, committed: seq, applied: seq },
@@ -366,6 +369,7 @@ impl Replica {
             return out.push(Effect::Send { to: node, message: Message::Fenced { promised } });
         }
         match message {
+            Message::Leads { epoch } => self.on_leads(node, epoch, out),
             Message::Probe { epoch, attempt, at } => self.on_probe(node, epoch, attempt, at, held, out),
             Message::Flushed { epoch, set, seq } => self.on_peer_flushed(node, epoch, set, seq, out),
             Message::Confirmed { epoch, round } => self.on_confirmed(node, epoch, round, out),
@@ -429,7 +433,8 @@ impl Message {
     /// The leadership in which it is said.
     fn epoch(&self) -> Option<LeaderEpoch> {
         match self {
-            Self::Probe { epoch, .. }
+            Self::Leads { epoch }
+            | Self::Probe { epoch, .. }
             | Self::Mismatch { epoch, .. }
             | Self::Match { epoch, .. }
             | Self::Frames { epoch, .. }

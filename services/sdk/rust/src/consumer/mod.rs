@@ -18,7 +18,7 @@ use tonic::Status;
 
 use self::resume::{Admit, Resume};
 use crate::backoff::Backoff;
-use crate::client::{Client, events};
+use crate::client::{Client, NodeIndex, events};
 use crate::fault::{self, Fault};
 use crate::{ConsumerOptions, SdkError, StartFrom};
 
@@ -136,7 +136,7 @@ pub struct Consumer {
 }
 
 struct Link {
-    node: usize,
+    node: NodeIndex,
     answers: Pin<Box<dyn Stream<Item = Result<v1::SubscribeResponse, Status>> + Send>>,
     requests: mpsc::Sender<v1::SubscribeRequest>,
     opened: Instant,
@@ -213,7 +213,10 @@ impl Consumer {
             };
             let fault = match answer {
                 Some(Ok(message)) => {
-                    link.answered = true;
+                    if !link.answered {
+                        link.answered = true;
+                        self.client.worked(link.node);
+                    }
                     self.failing_since = None;
                     self.backoff.reset();
                     if let Some(item) = self.take(message)? {
@@ -222,7 +225,7 @@ impl Consumer {
                     continue;
                 }
                 Some(Err(status)) => fault::of_status(&status),
-                None => Fault::Retry { after: None, text: "the server ended the subscription".to_owned() },
+                None => Fault::broken("the server ended the subscription"),
             };
             self.broke_off(fault)?;
         }
@@ -317,10 +320,10 @@ impl Consumer {
         let now = Instant::now();
         let waited = now.saturating_duration_since(*self.failing_since.get_or_insert(now));
         match fault {
-            Fault::Retry { after, text } if waited < self.options.timeout => {
+            Fault::Retry { after, ref text, .. } if waited < self.options.timeout => {
                 tracing::debug!(endpoints = self.client.endpoints(), fault = text, "reading broke off");
                 if let Some(node) = node {
-                    self.client.failed(node);
+                    self.client.broke_off(node, Some(&fault));
                 }
                 let rest = self.options.timeout - waited;
                 let wait = self.backoff.next().max(after.unwrap_or_default()).min(rest.max(MIN_WAIT));
@@ -336,7 +339,8 @@ const MIN_WAIT: Duration = Duration::from_millis(1);
 
 impl Link {
     fn open(client: &Client, stream: &v1::StreamRef, resume: &Resume, credit_bytes: u64) -> Self {
-        let (node, channel) = client.dedicated_for(credit_bytes);
+        let node = client.current();
+        let channel = client.dedicated_for(node, credit_bytes);
         let (requests, outgoing) = mpsc::channel(CREDIT_QUEUE);
         let start =
             v1::SubscribeStart { stream: Some(stream.clone()), from: Some(from(resume)), credit_bytes };

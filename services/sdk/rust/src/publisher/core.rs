@@ -1,10 +1,12 @@
-//! The publisher's rules, without I/O: events, answers, connections and time come in; requests and outcomes go out.
+//! The publisher's rules, without I/O: events, answers, connections, leaders and time come in; requests and outcomes go
+//! out.
 //!
 //! Laws: a batch's bytes and number never change once it has them; within a partition batches are sent in order, and
 //! sent again in order; an event fails only if none before it in its partition is still open, and with it fails all
-//! that was taken for that partition before the failure; a session is used once per partition.
+//! that was taken for that partition before the failure; a session is used once per partition. Each partition is at one
+//! node at a time: it goes to another once all that it sent is answered, or is to be sent again from the oldest on.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +22,16 @@ use rand::rngs::StdRng;
 use super::error::{PublishError, Stored};
 use super::partition::{Dropped, Partition, Session, State, stored_after};
 use crate::backoff::{jitter, step};
+use crate::client::NodeIndex;
 use crate::fault::{self, Fault};
+
+/// A node that answers nothing for so long may not be the leader any more: the region is asked who is.
+const PROBE: Duration = Duration::from_secs(1);
+/// How long a node that is not the leader any more is waited for, before what it has not answered is sent to the new one.
+const LEAVE: Duration = Duration::from_millis(500);
+/// In a region of several nodes, one that was deposed and does not know it yet refuses sequences that are right. It is
+/// believed once that was the only answer for so long and so often.
+const DOUBT: (Duration, u32) = (Duration::from_secs(5), 4);
 
 /// What the core needs to know.
 #[derive(Clone, Debug)]
@@ -53,10 +64,30 @@ pub(crate) struct Outcome<W> {
     pub(crate) result: Result<Place, PublishError>,
 }
 
-/// A request under way on the current connection.
+/// A request under way on a connection.
 struct Attempt {
+    node: NodeIndex,
     partition: usize,
     sequence: Sequence,
+    /// Its batch is sent to another node: the answer is not waited for any more.
+    left: bool,
+}
+
+/// A connection to a node.
+struct Link {
+    /// Requests without an answer.
+    open: usize,
+    /// When the last answer came, or the first request after none was open was sent.
+    answered: Instant,
+    /// When the region was last asked because of its silence.
+    probed: Instant,
+}
+
+impl Link {
+    /// When the region is asked whether this is the leader still.
+    fn probe_at(&self) -> Option<Instant> {
+        (self.open > 0).then(|| self.answered.max(self.probed) + PROBE)
+    }
 }
 
 pub(crate) struct Core<W> {
@@ -68,11 +99,15 @@ pub(crate) struct Core<W> {
     scan: usize,
     session: Option<Session>,
     generation: u64,
-    connected: bool,
+    links: BTreeMap<NodeIndex, Link>,
     attempts: HashMap<u64, Attempt>,
     next_request: u64,
-    /// When the last answer came, or the first request after none was open was sent.
-    answered: Instant,
+    /// Whether the region has more than one node.
+    several: bool,
+    /// Who leads may have changed.
+    stale: bool,
+    /// Something happened that is another task's to act on.
+    news: bool,
     /// Events without an outcome.
     open: u64,
     /// When the last acknowledgement came, or the first event after none was open.
@@ -95,10 +130,12 @@ impl<W> Core<W> {
             scan: 0,
             session: None,
             generation: 0,
-            connected: false,
+            links: BTreeMap::new(),
             attempts: HashMap::new(),
             next_request: 1,
-            answered: now,
+            several: false,
+            stale: false,
+            news: false,
             open: 0,
             progress: now,
             trouble: None,
@@ -110,14 +147,14 @@ impl<W> Core<W> {
 
     // ---- events in
 
-    /// Takes an event. The order of calls is the order in its partition.
+    /// Takes an event, and says which node it will go to. The order of calls is the order in its partition.
     pub(crate) fn push(
         &mut self,
         now: Instant,
         event: &Event,
         partition: Option<meridian_types::Partition>,
         waiter: W,
-    ) -> Result<(), PublishError> {
+    ) -> Result<NodeIndex, PublishError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
@@ -140,11 +177,12 @@ impl<W> Core<W> {
             partition.expire_session(now, self.settings.session_idle);
         }
         partition.push(event, waiter).map_err(PublishError::Event)?;
+        let target = partition.target();
         if self.open == 0 {
             self.progress = now;
         }
         self.open += 1;
-        Ok(())
+        Ok(target)
     }
 
     fn close(&mut self, index: usize) {
@@ -166,25 +204,62 @@ impl<W> Core<W> {
         self.session = Some(Session { id, epoch, generation: self.generation });
     }
 
+    // ---- leaders
+
+    /// Where each partition goes from now on, and whether there is more than one node to ask.
+    pub(crate) fn set_targets(&mut self, now: Instant, targets: &[NodeIndex], several: bool) {
+        self.several = several;
+        for (partition, target) in self.partitions.iter_mut().zip(targets) {
+            if partition.target() != *target {
+                partition.set_target(now, *target);
+                self.news = true;
+            }
+        }
+    }
+
+    /// Whether who leads may have changed since this was last asked.
+    pub(crate) fn take_stale(&mut self) -> bool {
+        std::mem::take(&mut self.stale)
+    }
+
+    /// Whether something happened since this was last asked that another task may have to act on.
+    pub(crate) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
     // ---- requests out
 
-    /// Whether a connection is of use now.
-    pub(crate) fn wants_connection(&self, now: Instant) -> bool {
-        self.failed.is_none() && self.partitions.iter().any(|p| p.is_ready(now, self.session.as_ref()))
+    /// The nodes to which something is to be sent and there is no connection, each once.
+    pub(crate) fn wants_links(&self, now: Instant) -> Vec<NodeIndex> {
+        if self.failed.is_some() {
+            return Vec::new();
+        }
+        let ready = self.partitions.iter().filter(|p| p.is_ready(now, self.session.as_ref()));
+        let mut nodes: Vec<NodeIndex> =
+            ready.map(Partition::target).filter(|node| !self.links.contains_key(node)).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes
     }
 
     /// Whether [`Core::next_request`] has something.
-    pub(crate) fn can_send(&self, now: Instant) -> bool {
-        self.connected && self.wants_connection(now)
+    pub(crate) fn can_send(&self, now: Instant, node: NodeIndex) -> bool {
+        let ready = |p: &Partition<W>| p.target() == node && p.is_ready(now, self.session.as_ref());
+        self.failed.is_none() && self.links.contains_key(&node) && self.partitions.iter().any(ready)
     }
 
-    pub(crate) fn next_request(&mut self, now: Instant) -> Option<PublishBatchesRequest> {
-        if !self.connected || self.failed.is_some() {
+    /// The next request for a node.
+    pub(crate) fn next_request(&mut self, now: Instant, node: NodeIndex) -> Option<PublishBatchesRequest> {
+        if self.failed.is_some() {
             return None;
         }
+        let link = self.links.get_mut(&node)?;
         let count = self.partitions.len();
         for step in 0..count {
             let index = (self.scan + step) % count;
+            if self.partitions[index].target() != node {
+                continue;
+            }
             match self.partitions[index].next_to_send(now, self.session.as_ref()) {
                 Ok(None) => {}
                 Ok(Some(batch)) => {
@@ -192,12 +267,15 @@ impl<W> Core<W> {
                     if index == self.sticky {
                         self.sticky = (index + 1) % count;
                     }
-                    if self.attempts.is_empty() {
-                        self.answered = now;
+                    if link.open == 0 {
+                        link.answered = now;
                     }
+                    link.open += 1;
                     let request_id = self.next_request;
                     self.next_request += 1;
-                    self.attempts.insert(request_id, Attempt { partition: index, sequence: batch.sequence });
+                    let sequence = batch.sequence;
+                    self.attempts
+                        .insert(request_id, Attempt { node, partition: index, sequence, left: false });
                     return Some(PublishBatchesRequest {
                         request_id,
                         stream: Some(self.settings.stream.clone()),
@@ -221,22 +299,29 @@ impl<W> Core<W> {
         None
     }
 
-    // ---- the connection
+    // ---- connections
 
-    pub(crate) fn on_connected(&mut self, now: Instant) {
-        self.connected = true;
-        self.answered = now;
+    pub(crate) fn on_connected(&mut self, now: Instant, node: NodeIndex) {
+        self.links.insert(node, Link { open: 0, answered: now, probed: now });
     }
 
-    pub(crate) fn on_disconnected(&mut self, trouble: Option<String>) {
-        self.connected = false;
-        self.attempts.clear();
-        for partition in &mut self.partitions {
+    pub(crate) fn on_disconnected(&mut self, node: NodeIndex, trouble: Option<String>) {
+        self.links.remove(&node);
+        self.attempts.retain(|_, attempt| attempt.node != node);
+        for partition in self.partitions.iter_mut().filter(|partition| partition.is_at(node)) {
             partition.disconnected();
         }
+        // What was outstanding there may go to another node now.
+        self.news = true;
         if trouble.is_some() {
             self.trouble = trouble;
         }
+    }
+
+    /// Whether nothing goes to that node any more, and nothing is to come from it.
+    pub(crate) fn is_unneeded(&self, node: NodeIndex) -> bool {
+        self.links.get(&node).is_none_or(|link| link.open == 0)
+            && self.partitions.iter().all(|partition| partition.target() != node)
     }
 
     /// Something does not work, and is tried again.
@@ -244,28 +329,41 @@ impl<W> Core<W> {
         self.trouble = Some(trouble);
     }
 
-    /// Whether what was sent is unanswered for so long that another connection is worth a try.
-    pub(crate) fn is_silent(&self, now: Instant) -> bool {
-        !self.attempts.is_empty()
-            && now.saturating_duration_since(self.answered) >= self.settings.answer_timeout
+    /// Whether what was sent to that node is unanswered for so long that another connection is worth a try.
+    pub(crate) fn is_silent(&self, now: Instant, node: NodeIndex) -> bool {
+        self.silent_at(node).is_some_and(|at| now >= at)
+    }
+
+    /// When silence on a connection is too long.
+    pub(crate) fn silent_at(&self, node: NodeIndex) -> Option<Instant> {
+        let link = self.links.get(&node).filter(|link| link.open > 0)?;
+        Some(link.answered + self.settings.answer_timeout)
     }
 
     pub(crate) fn on_answer(&mut self, now: Instant, response: PublishBatchesResponse) {
-        self.answered = now;
-        // An answer to a batch that failed meanwhile: it frees its place, and says nothing more.
-        let Some(Attempt { partition: index, sequence }) = self.attempts.remove(&response.request_id) else {
+        let Some(attempt) = self.attempts.remove(&response.request_id) else {
             return self.fail_all(
                 now,
                 PublishError::Protocol(format!("request {} was never sent", response.request_id)),
             );
         };
+        let Attempt { node, partition: index, sequence, left } = attempt;
+        if let Some(link) = self.links.get_mut(&node) {
+            link.answered = now;
+            link.open = link.open.saturating_sub(1);
+        }
         let partition = &mut self.partitions[index];
-        partition.outstanding = partition.outstanding.saturating_sub(1);
+        if left {
+            return;
+        }
+        // An answer to a batch that failed meanwhile: it frees its place, and says nothing more.
+        partition.answered();
+        self.news |= partition.target() != node;
         let Some(batch) = partition.window.iter_mut().find(|batch| batch.sequence == sequence) else {
             return;
         };
         let State::Sent { alone } = batch.state else { return };
-        let events = batch.events;
+        let (events, tries) = (batch.events, batch.tries);
         let error = match response.result {
             Some(Answer::Published(published)) => match place(&published, index, events) {
                 Ok(place) => {
@@ -284,18 +382,26 @@ impl<W> Core<W> {
         };
         batch.state = State::Unsent;
         let error = match fault::of_message(&error) {
-            Fault::Retry { after, text } => {
-                let wait = step(self.settings.min_backoff, self.settings.max_backoff, partition.refusals);
-                partition.refusals = partition.refusals.saturating_add(1);
-                let wait = jitter(wait, &mut self.rng).max(after.unwrap_or_default());
-                partition.rewind(now + wait);
-                self.trouble = Some(text);
-                return;
+            Fault::Retry { after, reason, text } => {
+                if matches!(reason, Some(Reason::NotLeader | Reason::NotReady)) {
+                    (self.stale, self.news) = (true, true);
+                }
+                partition.doubts_no_more();
+                return self.try_again(now, index, after, text);
             }
             // The batch before it was refused, and will be sent first. Where that one begins the session, the server does
             // not know the session yet.
             Fault::Refused(error) if !alone && is_of_sequence(error.reason) => {
                 return partition.rewind(now);
+            }
+            Fault::Refused(error)
+                if self.several && is_of_sequence(error.reason) && {
+                    let (time, times) = partition.doubt(now);
+                    time < DOUBT.0 || times < DOUBT.1
+                } =>
+            {
+                (self.stale, self.news) = (true, true);
+                return self.try_again(now, index, error.retry_after, error.to_string());
             }
             Fault::Refused(error) => error,
             Fault::Foreign { code, message } => {
@@ -305,8 +411,18 @@ impl<W> Core<W> {
         if error.reason == Reason::ProducerFenced {
             return self.fail_all(now, PublishError::ProducerFenced { message: error.message });
         }
-        batch.refusal = Some(refusal(index, batch.tries, error));
+        partition.refuse(sequence, refusal(index, tries, error));
         self.fail_refused(now, index);
+    }
+
+    /// Sends a partition's batches again after a while.
+    fn try_again(&mut self, now: Instant, index: usize, after: Option<Duration>, text: String) {
+        let partition = &mut self.partitions[index];
+        let wait = step(self.settings.min_backoff, self.settings.max_backoff, partition.refusals);
+        partition.refusals = partition.refusals.saturating_add(1);
+        let wait = jitter(wait, &mut self.rng).max(after.unwrap_or_default());
+        partition.rewind(now + wait);
+        self.trouble = Some(text);
     }
 
     /// Fails the partition's oldest open batch if the server refused it, and with it all that was taken after it.
@@ -333,15 +449,23 @@ impl<W> Core<W> {
             return None;
         }
         let progress = (self.open > 0).then(|| self.progress + self.settings.progress_timeout);
-        let answer = (!self.attempts.is_empty()).then(|| self.answered + self.settings.answer_timeout);
+        let probe = self.links.values().filter_map(Link::probe_at).min();
         let pauses = self.partitions.iter().filter_map(Partition::wakes_at).min();
-        [progress, answer, pauses].into_iter().flatten().min()
+        let moves = self.partitions.iter().filter_map(Partition::moving_since).min().map(|at| at + LEAVE);
+        [progress, probe, pauses, moves].into_iter().flatten().min()
     }
 
     pub(crate) fn on_time(&mut self, now: Instant) {
         for partition in &mut self.partitions {
             partition.on_time(now);
         }
+        for link in self.links.values_mut() {
+            if link.probe_at().is_some_and(|at| now >= at) {
+                link.probed = now;
+                (self.stale, self.news) = (true, true);
+            }
+        }
+        self.leave_behind(now);
         let waited = now.saturating_duration_since(self.progress);
         if self.failed.is_some() || self.open == 0 || waited < self.settings.progress_timeout {
             return;
@@ -356,6 +480,18 @@ impl<W> Core<W> {
         let last = self.trouble.clone().unwrap_or_else(|| "no answer".to_owned());
         let error = PublishError::Stalled { waited, events: self.open, sent, last, stored: Stored::Unknown };
         self.fail_all(now, error);
+    }
+
+    /// Waits no longer for nodes that say nothing of what was sent to them while they led: it is sent again elsewhere.
+    fn leave_behind(&mut self, now: Instant) {
+        for (index, partition) in self.partitions.iter_mut().enumerate() {
+            if partition.moving_since().is_some_and(|since| now >= since + LEAVE) {
+                partition.disconnected();
+                let attempts = self.attempts.values_mut();
+                attempts.filter(|attempt| attempt.partition == index).for_each(|attempt| attempt.left = true);
+                self.news = true;
+            }
+        }
     }
 
     // ---- outcomes out

@@ -1,6 +1,8 @@
-//! The publisher's laws against a server that keeps sequences as Kafka does, step by step and over seeds.
+//! The publisher's laws, step by step; over seeds in `seeds`.
 
-use std::collections::{HashMap, VecDeque};
+#[path = "core_seeds.rs"]
+mod seeds;
+
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,11 +11,16 @@ use meridian_types::{ProducerEpoch, ProducerId, Timestamp};
 use meridian_wire::v1::publish_batches_response::Result as Answer;
 use meridian_wire::v1::{self, PublishBatchesRequest, PublishBatchesResponse};
 use meridian_wire::{ApiError, Reason};
+use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
 
 use super::core::{Core, Outcome, Settings};
 use super::error::{PublishError, Stored};
+use crate::client::NodeIndex;
+
+/// The only node, where there is one.
+const NODE: NodeIndex = NodeIndex(0);
+const OTHER: NodeIndex = NodeIndex(1);
 
 fn settings(partitions: u32, batch_bytes: usize) -> Settings {
     Settings {
@@ -48,7 +55,7 @@ impl Bench {
     fn ready() -> Self {
         let mut bench = Self::new(1, 1);
         bench.session();
-        bench.core.on_connected(bench.now);
+        bench.core.on_connected(bench.now, NODE);
         bench
     }
 
@@ -67,7 +74,7 @@ impl Bench {
     }
 
     fn send(&mut self) -> Vec<PublishBatchesRequest> {
-        std::iter::from_fn(|| self.core.next_request(self.now)).collect()
+        std::iter::from_fn(|| self.core.next_request(self.now, NODE)).collect()
     }
 
     fn ok(&mut self, request: &PublishBatchesRequest, offset: u64) {
@@ -127,7 +134,7 @@ fn published(request: &PublishBatchesRequest, offset: u64, duplicate: bool) -> P
 fn sends_at_once_while_a_slot_is_free_and_batches_the_rest() {
     let mut bench = Bench::new(1, 64 * 1024);
     bench.session();
-    bench.core.on_connected(bench.now);
+    bench.core.on_connected(bench.now, NODE);
     for _ in 0..5 {
         bench.push();
         assert_eq!(bench.send().len(), 1);
@@ -158,7 +165,7 @@ fn published_of_one(request: &PublishBatchesRequest) -> PublishBatchesResponse {
 fn a_batch_closes_at_its_size_and_keyless_events_go_round() {
     let mut bench = Bench::new(3, 200);
     bench.session();
-    bench.core.on_connected(bench.now);
+    bench.core.on_connected(bench.now, NODE);
     for _ in 0..30 {
         bench.push();
     }
@@ -178,10 +185,10 @@ fn after_a_broken_connection_the_same_bytes_are_sent_again_in_order() {
     let mut bench = Bench::ready();
     (0..3).for_each(|_| _ = bench.push());
     let before = bench.send();
-    bench.core.on_disconnected(None);
+    bench.core.on_disconnected(NODE, None);
     bench.push();
     assert!(bench.send().is_empty(), "nobody to send to");
-    bench.core.on_connected(bench.now);
+    bench.core.on_connected(bench.now, NODE);
     let after = bench.send();
     assert_eq!(after.len(), 4);
     for (before, after) in before.iter().zip(&after) {
@@ -294,8 +301,8 @@ fn an_expired_session_says_whether_the_batch_may_be_stored() {
         bench.push();
         let mut request = bench.send().remove(0);
         if broken {
-            bench.core.on_disconnected(None);
-            bench.core.on_connected(bench.now);
+            bench.core.on_disconnected(NODE, None);
+            bench.core.on_connected(bench.now, NODE);
             request = bench.send().remove(0);
         }
         bench.refuse(&request, Reason::ProducerExpired);
@@ -355,13 +362,13 @@ fn time_without_progress_ends_it_and_tells_what_is_open() {
 fn silence_on_an_open_connection_is_noticed() {
     let mut bench = Bench::ready();
     bench.pass(Duration::from_secs(100));
-    assert!(!bench.core.is_silent(bench.now), "nothing was asked");
+    assert!(!bench.core.is_silent(bench.now, NODE), "nothing was asked");
     bench.push();
     bench.send();
     bench.pass(Duration::from_secs(39));
-    assert!(!bench.core.is_silent(bench.now));
+    assert!(!bench.core.is_silent(bench.now, NODE));
     bench.pass(Duration::from_secs(1));
-    assert!(bench.core.is_silent(bench.now));
+    assert!(bench.core.is_silent(bench.now, NODE));
 }
 
 #[test]
@@ -394,136 +401,127 @@ fn what_breaks_a_limit_is_refused_alone() {
     let missing = bench.core.push(bench.now, &small, Some(meridian_types::Partition(1)), 9);
     assert!(matches!(missing, Err(PublishError::NoSuchPartition { partitions: 1, .. })));
     assert_eq!(bench.core.open(), 0);
-    assert!(!bench.core.wants_connection(bench.now), "nothing is to be sent");
+    assert!(!bench.core.can_send(bench.now, NODE), "nothing is to be sent");
     let number = bench.push();
     assert_eq!(content(&bench.send()[0]).2, [number]);
 }
 
-/// The next sequence and the last five batches: (sequence, events, offset).
-type Sequences = (i32, VecDeque<(i32, i32, u64)>);
-
-/// What a server keeps for each (producer, partition), as Kafka's ProducerStateManager does.
-#[derive(Default)]
-struct Server {
-    logs: HashMap<u32, Vec<u64>>,
-    producers: HashMap<(i64, u32), Sequences>,
+/// With a second node, connected too.
+fn two_nodes() -> Bench {
+    let mut bench = Bench::ready();
+    bench.core.on_connected(bench.now, OTHER);
+    bench.core.set_targets(bench.now, &[NODE], true);
+    bench
 }
 
-impl Server {
-    fn append(&mut self, request: &PublishBatchesRequest) -> Result<(u64, bool), Reason> {
-        let (producer, sequence, numbers) = content(request);
-        if sequence != 0 && !self.producers.contains_key(&(producer, request.partition)) {
-            return Err(Reason::ProducerExpired);
-        }
-        let log = self.logs.entry(request.partition).or_default();
-        let known = self.producers.entry((producer, request.partition));
-        let (next, last) = known.or_insert_with(|| (0, VecDeque::new()));
-        let events = numbers.len() as i32;
-        if let Some(at) = last.iter().find(|(s, e, _)| (*s, *e) == (sequence, events)) {
-            return Ok((at.2, true));
-        }
-        if sequence != *next {
-            return Err(Reason::OutOfSequence);
-        }
-        let offset = log.len() as u64;
-        log.extend(numbers);
-        *next += events;
-        last.push_back((sequence, events, offset));
-        if last.len() > 5 {
-            last.pop_front();
-        }
-        Ok((offset, false))
+impl Bench {
+    fn send_to(&mut self, node: NodeIndex) -> Vec<PublishBatchesRequest> {
+        std::iter::from_fn(|| self.core.next_request(self.now, node)).collect()
+    }
+
+    fn move_to(&mut self, node: NodeIndex) {
+        self.core.set_targets(self.now, &[node], true);
     }
 }
 
-/// Thousands of schedules: requests and answers are lost with connections, servers are overloaded, answers change places.
+fn sequences(requests: &[PublishBatchesRequest]) -> Vec<i32> {
+    requests.iter().map(|request| content(request).1).collect()
+}
+
 #[test]
-fn over_seeds_every_event_is_stored_once_and_in_order_and_acknowledged_where_it_is() {
-    for seed in 0..3000 {
-        let mut rng = StdRng::seed_from_u64(seed);
-        let partitions = rng.random_range(1..4);
-        let mut bench = Bench::new(partitions, rng.random_range(1..400));
-        let mut server = Server::default();
-        let (mut wire, mut ghosts, mut answers) = (VecDeque::new(), VecDeque::new(), Vec::new());
-        let mut places: HashMap<u64, (u32, u64)> = HashMap::new();
-        let total = 120;
-        let mut sent: Vec<Vec<u64>> = vec![vec![]; partitions as usize];
-        let mut connected = false;
-        let mut steps = 0;
-        while (places.len() as u64) < total {
-            steps += 1;
-            assert!(steps < 50_000, "seed {seed}: no end");
-            match rng.random_range(0..13) {
-                0..3 if bench.next < total => {
-                    let partition = rng.random_range(0..partitions);
-                    let number = bench.next;
-                    let value = Some(Bytes::copy_from_slice(&number.to_be_bytes()));
-                    let event = Event { value, timestamp: Timestamp(1), ..Event::default() };
-                    let place = Some(meridian_types::Partition(partition));
-                    bench.core.push(bench.now, &event, place, number).unwrap();
-                    bench.next += 1;
-                    sent[partition as usize].push(number);
-                }
-                3..6 => wire.extend(bench.core.next_request(bench.now)),
-                6..8 => {
-                    if let Some(request) = wire.pop_front() {
-                        answers.push(if rng.random_bool(0.1) {
-                            (request, Err(Reason::Overloaded))
-                        } else {
-                            let result = server.append(&request);
-                            (request, result)
-                        });
-                    }
-                }
-                8..10 if !answers.is_empty() => {
-                    let at = rng.random_range(0..answers.len());
-                    match answers.remove(at) {
-                        (request, Ok((offset, duplicate))) => {
-                            bench.core.on_answer(bench.now, published(&request, offset, duplicate));
-                        }
-                        (request, Err(reason)) => bench.refuse(&request, reason),
-                    }
-                }
-                12 => {
-                    if let Some(request) = ghosts.pop_front() {
-                        let _ = server.append(&request);
-                    }
-                }
-                10 if connected && rng.random_bool(0.3) => {
-                    // What is on the wire may arrive all the same, late too; its answers never.
-                    if rng.random_bool(0.5) {
-                        ghosts.append(&mut wire);
-                    }
-                    wire.clear();
-                    answers.clear();
-                    bench.core.on_disconnected(None);
-                    connected = false;
-                }
-                _ => {
-                    if !connected {
-                        bench.core.on_connected(bench.now);
-                        connected = true;
-                    }
-                    if bench.core.wants_session() {
-                        bench.session();
-                    }
-                    bench.pass(Duration::from_millis(rng.random_range(0..300)));
-                }
+fn a_partition_goes_to_its_new_leader_once_the_old_one_has_answered_all() {
+    let mut bench = two_nodes();
+    (0..3).for_each(|_| _ = bench.push());
+    let old = bench.send_to(NODE);
+    bench.move_to(OTHER);
+    bench.push();
+    assert!(bench.send_to(OTHER).is_empty(), "three are still at the old leader");
+    assert!(bench.send_to(NODE).is_empty(), "nothing new goes to it");
+    bench.ok(&old[0], 0);
+    bench.refuse(&old[1], Reason::NotLeader);
+    assert!(bench.core.take_stale());
+    bench.pass(Duration::from_millis(100));
+    assert!(bench.send_to(OTHER).is_empty(), "one is still there");
+    bench.refuse(&old[2], Reason::OutOfSequence);
+    bench.pass(Duration::from_millis(100));
+    let new = bench.send_to(OTHER);
+    assert_eq!(sequences(&new), [1, 2, 3]);
+    assert_eq!((&new[0].batch, &new[1].batch), (&old[1].batch, &old[2].batch));
+    assert!(bench.core.is_unneeded(NODE));
+    new.iter().zip(1..).for_each(|(request, offset)| bench.ok(request, offset));
+    assert_eq!(bench.acked(), [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_leader_that_hangs_is_asked_about_and_then_left_and_its_late_answers_say_nothing() {
+    let mut bench = two_nodes();
+    (0..2).for_each(|_| _ = bench.push());
+    let old = bench.send_to(NODE);
+    assert!(!bench.core.take_stale());
+    bench.pass(Duration::from_secs(1));
+    assert!(bench.core.take_stale(), "who leads now?");
+    bench.pass(Duration::from_millis(500));
+    assert!(!bench.core.take_stale(), "it was just asked");
+    bench.move_to(OTHER);
+    bench.pass(Duration::from_millis(499));
+    assert!(bench.send_to(OTHER).is_empty());
+    bench.pass(Duration::from_millis(1));
+    let new = bench.send_to(OTHER);
+    assert_eq!(sequences(&new), [0, 1]);
+    // It had stored them after all, or it was deposed before: whatever it says is no answer to what was sent again.
+    bench.ok(&old[0], 70);
+    bench.refuse(&old[1], Reason::NotLeader);
+    assert!(bench.outcomes().is_empty());
+    new.iter().zip(0..).for_each(|(request, offset)| bench.ok(request, offset));
+    assert_eq!(bench.acked(), [0, 1]);
+}
+
+#[test]
+fn a_node_that_breaks_off_takes_only_its_own_partitions_along() {
+    let mut bench = Bench::new(2, 1);
+    bench.session();
+    bench.core.set_targets(bench.now, &[NODE, OTHER], true);
+    bench.core.on_connected(bench.now, NODE);
+    bench.core.on_connected(bench.now, OTHER);
+    (0..2).for_each(|_| _ = bench.push());
+    let (here, there) = (bench.send_to(NODE), bench.send_to(OTHER));
+    assert_eq!((here[0].partition, there[0].partition), (0, 1));
+    bench.core.on_disconnected(NODE, None);
+    assert_eq!(bench.core.wants_links(bench.now), [NODE]);
+    bench.core.set_targets(bench.now, &[OTHER, OTHER], true);
+    assert!(bench.core.wants_links(bench.now).is_empty());
+    let again = bench.send_to(OTHER);
+    assert_eq!((again.len(), &again[0].batch), (1, &here[0].batch));
+    bench.ok(&there[0], 0);
+    bench.ok(&again[0], 0);
+    assert_eq!(bench.acked(), [1, 0]);
+}
+
+#[test]
+fn a_deposed_leaders_word_on_sequences_is_doubted_for_a_while() {
+    for (reason, ends_well) in [(Reason::OutOfSequence, true), (Reason::ProducerExpired, false)] {
+        let mut bench = two_nodes();
+        bench.push();
+        let first = bench.send_to(NODE);
+        bench.ok(&first[0], 0);
+        bench.acked();
+        bench.push();
+        for try_again in 0.. {
+            let Some(request) = bench.send_to(NODE).pop() else { panic!("try {try_again}") };
+            assert_eq!(content(&request).1, 1);
+            if ends_well && try_again == 3 {
+                bench.ok(&request, 1);
+                assert_eq!(bench.acked(), [1]);
+                break;
             }
-            for Outcome { waiters, result } in bench.core.take_outcomes() {
-                let place = result.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-                for (index, waiter) in waiters.into_iter().enumerate() {
-                    let at = (place.lane.partition.0, place.first.0 + index as u64);
-                    assert!(places.insert(waiter, at).is_none(), "seed {seed}: two outcomes");
-                }
+            bench.refuse(&request, reason);
+            if !ends_well && let Some((event, error)) = bench.outcomes().pop() {
+                assert!(matches!(error, Some(PublishError::ProducerExpired { .. })), "{error:?}");
+                assert!(event == 1 && try_again > 2);
+                break;
             }
-        }
-        for (partition, sent) in sent.iter().enumerate() {
-            let log = server.logs.remove(&(partition as u32)).unwrap_or_default();
-            assert_eq!(&log, sent, "seed {seed}: partition {partition}");
-            for (offset, number) in log.iter().enumerate() {
-                assert_eq!(places[number], (partition as u32, offset as u64), "seed {seed}");
-            }
+            assert!(bench.core.take_stale(), "is it the leader at all?");
+            bench.pass(Duration::from_secs(2));
         }
     }
 }

@@ -7,6 +7,7 @@ mod error;
 mod event;
 mod partition;
 mod task;
+mod wake;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use meridian_types::{Clock as _, SystemClock};
+use meridian_types::{Clock as _, StreamId, SystemClock};
 use parking_lot::Mutex;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -24,6 +25,7 @@ use tokio::task::JoinHandle;
 use self::core::{Core, Settings};
 pub use self::error::{PublishError, Stored};
 pub use self::event::{Ack, Event};
+use self::wake::Wake;
 use crate::client::Client;
 use crate::{PublisherOptions, SdkError};
 
@@ -52,8 +54,7 @@ pub(super) struct Shared {
     core: Mutex<Core<Waiter>>,
     /// Bytes that may be without an answer.
     memory: Semaphore,
-    /// There may be something to send.
-    work: Notify,
+    wake: Wake,
     /// There may be a session to fetch.
     session: Notify,
     /// Outcomes were handed out.
@@ -85,18 +86,24 @@ impl Publisher {
             min_backoff: client.options().min_backoff,
             max_backoff: client.options().max_backoff,
         };
+        client.first_learned().await;
         let memory = options.memory_bytes.clamp(LEAST_MEMORY, u32::MAX as usize);
         let rng = StdRng::from_rng(&mut rand::rng());
         let shared = Arc::new(Shared {
             core: Mutex::new(Core::new(settings, Instant::now(), rng)),
             memory: Semaphore::new(memory),
-            work: Notify::new(),
+            wake: Wake::default(),
             session: Notify::new(),
             settled: Notify::new(),
             failure: Mutex::new(None),
         });
         let tasks = vec![
-            tokio::spawn(task::send_batches(Arc::clone(&shared), client.clone())),
+            tokio::spawn(task::send_batches(
+                Arc::clone(&shared),
+                client.clone(),
+                StreamId(row.id),
+                partitions,
+            )),
             tokio::spawn(task::fetch_sessions(Arc::clone(&shared), client)),
         ];
         Ok(Self { shared, partitions, tasks })
@@ -124,9 +131,10 @@ impl Publisher {
         };
         let (answer, delivery) = oneshot::channel();
         let now = Instant::now();
-        self.shared.core.lock().push(now, &event, partition, Waiter { answer, sent: now, cost })?;
+        let waiter = Waiter { answer, sent: now, cost };
+        let node = self.shared.core.lock().push(now, &event, partition, waiter)?;
         permit.forget();
-        self.shared.work.notify_one();
+        self.shared.wake.one(node);
         Ok(Delivery(delivery))
     }
 
@@ -144,6 +152,8 @@ impl Publisher {
             }
             settled.await;
         }
+        // What was decided a moment ago may not have been handed out yet.
+        self.shared.settle(Instant::now());
         self.shared.failure.lock().take().map_or(Ok(()), Err)
     }
 
@@ -171,6 +181,8 @@ impl Drop for Publisher {
 impl Shared {
     /// Hands out what the core decided.
     fn settle(&self, now: Instant) {
+        // Held to the end: who sees no open event and then takes this sees the failure of each.
+        let mut failure = self.failure.lock();
         let (outcomes, failed) = {
             let mut core = self.core.lock();
             (core.take_outcomes(), core.failed().is_some())
@@ -178,7 +190,7 @@ impl Shared {
         let any = !outcomes.is_empty();
         for outcome in outcomes {
             if let Err(error) = &outcome.result {
-                self.failure.lock().get_or_insert_with(|| error.clone());
+                failure.get_or_insert_with(|| error.clone());
             }
             for (index, waiter) in outcome.waiters.into_iter().enumerate() {
                 let result = outcome.result.as_ref().map_err(PublishError::clone).map(|place| Ack {

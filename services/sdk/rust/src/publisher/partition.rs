@@ -11,6 +11,7 @@ use meridian_batch::{BatchBuilder, BatchError, Codec, Event, Producer, Sequence}
 use meridian_types::{ProducerEpoch, ProducerId};
 
 use super::error::{PublishError, Stored};
+use crate::client::NodeIndex;
 
 /// As Kafka's `max.in.flight.requests.per.connection` with idempotence.
 pub(super) const WINDOW: usize = 5;
@@ -77,8 +78,16 @@ pub(super) struct Partition<W> {
     pub(super) window: VecDeque<Numbered<W>>,
     closed: VecDeque<Pending<W>>,
     open: Option<Pending<W>>,
-    /// Sent on this connection and not yet answered. Until it is 0 nothing is sent again.
+    /// Sent on one connection and not yet answered. Until it is 0 nothing is sent again, nor to another node.
     pub(super) outstanding: usize,
+    /// The node that its batches go to from now on.
+    target: NodeIndex,
+    /// The node at which something is outstanding.
+    at: Option<NodeIndex>,
+    /// Since when the target is another node than the one at which something is outstanding.
+    moving_since: Option<Instant>,
+    /// Since when, and how often in a row, a sequence was refused that no batch before it explains.
+    doubted: Option<(Instant, u32)>,
     /// Nothing is sent before this, and before all that is outstanding is answered.
     pause: Option<Instant>,
     /// Refusals since the last acknowledgement, for the backoff.
@@ -98,6 +107,10 @@ impl<W> Partition<W> {
             closed: VecDeque::new(),
             open: None,
             outstanding: 0,
+            target: NodeIndex(0),
+            at: None,
+            moving_since: None,
+            doubted: None,
             pause: None,
             refusals: 0,
             last_used: now,
@@ -178,8 +191,53 @@ impl<W> Partition<W> {
             && (self.session.is_some() || current.is_some_and(|session| session.generation > self.generation))
     }
 
+    /// The node that its batches go to.
+    pub(super) fn target(&self) -> NodeIndex {
+        self.target
+    }
+
+    /// Sends to another node from now on, once nothing is outstanding at the one before.
+    pub(super) fn set_target(&mut self, now: Instant, target: NodeIndex) {
+        self.target = target;
+        let moves = self.at.is_some_and(|at| at != target);
+        self.moving_since = if moves { self.moving_since.or(Some(now)) } else { None };
+    }
+
+    /// Since when it waits for a node that it has turned away from.
+    pub(super) fn moving_since(&self) -> Option<Instant> {
+        self.moving_since
+    }
+
+    /// Whether something is outstanding at that node.
+    pub(super) fn is_at(&self, node: NodeIndex) -> bool {
+        self.at == Some(node)
+    }
+
+    /// A sequence is refused that no batch before it explains: for how long so, and how often.
+    pub(super) fn doubt(&mut self, now: Instant) -> (Duration, u32) {
+        let (since, times) = self.doubted.unwrap_or((now, 0));
+        self.doubted = Some((since, times + 1));
+        (now.saturating_duration_since(since), times + 1)
+    }
+
+    /// Something else was said since.
+    pub(super) fn doubts_no_more(&mut self) {
+        self.doubted = None;
+    }
+
+    /// An answer came.
+    pub(super) fn answered(&mut self) {
+        self.outstanding = self.outstanding.saturating_sub(1);
+        if self.outstanding == 0 {
+            (self.at, self.moving_since) = (None, None);
+        }
+    }
+
     /// Whether [`Partition::next_to_send`] has something.
     pub(super) fn is_ready(&self, now: Instant, current: Option<&Session>) -> bool {
+        if self.at.is_some_and(|at| at != self.target) {
+            return false;
+        }
         if let Some(pause) = self.pause
             && (self.outstanding > 0 || now < pause)
         {
@@ -221,6 +279,7 @@ impl<W> Partition<W> {
         batch.state = State::Sent { alone };
         batch.tries += 1;
         self.outstanding += 1;
+        self.at = Some(self.target);
         self.last_used = now;
         Ok(Some(ToSend { sequence: batch.sequence, bytes: batch.bytes.clone() }))
     }
@@ -258,13 +317,21 @@ impl<W> Partition<W> {
         self.pause = Some(self.pause.map_or(until, |pause| pause.max(until)));
     }
 
-    /// The connection is gone, and with it every answer that was to come.
+    /// The connection is gone, or not waited for any more: every answer that was to come is.
     pub(super) fn disconnected(&mut self) {
         self.outstanding = 0;
+        (self.at, self.moving_since) = (None, None);
         for batch in &mut self.window {
             if matches!(batch.state, State::Sent { .. }) {
                 batch.state = State::Unsent;
             }
+        }
+    }
+
+    /// Marks a batch as refused for good.
+    pub(super) fn refuse(&mut self, sequence: Sequence, error: PublishError) {
+        if let Some(batch) = self.window.iter_mut().find(|batch| batch.sequence == sequence) {
+            batch.refusal = Some(error);
         }
     }
 
@@ -280,6 +347,7 @@ impl<W> Partition<W> {
             self.window.pop_front();
         }
         self.refusals = 0;
+        self.doubted = None;
         waiters
     }
 
@@ -288,6 +356,7 @@ impl<W> Partition<W> {
     pub(super) fn drop_all(&mut self, now: Instant) -> Vec<Dropped<W>> {
         self.close();
         self.session = None;
+        self.doubted = None;
         self.rewind(now);
         let window = self
             .window

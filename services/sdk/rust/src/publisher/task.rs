@@ -1,19 +1,22 @@
 //! The tasks that do what the publisher's core wants done.
 
+use std::collections::HashMap;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Instant;
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use meridian_types::{ProducerEpoch, ProducerId};
+use meridian_types::{ProducerEpoch, ProducerId, StreamId};
 use meridian_wire::v1::{PublishBatchesRequest, PublishBatchesResponse};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status};
 
 use super::Shared;
 use super::error::{PublishError, Stored};
-use crate::client::{Client, events};
+use crate::backoff::Backoff;
+use crate::client::{Client, NodeIndex, events};
 use crate::fault::{self, Fault};
 
 /// Fetches a session whenever the core lacks one.
@@ -29,7 +32,7 @@ pub(super) async fn fetch_sessions(shared: Arc<Shared>, client: Client) {
                 Ok(epoch) if epoch >= 0 && session.id >= 0 => {
                     backoff.reset();
                     shared.core.lock().on_session(ProducerId(session.id), ProducerEpoch(epoch));
-                    shared.work.notify_one();
+                    shared.wake.all();
                     continue;
                 }
                 _ => {
@@ -40,7 +43,7 @@ pub(super) async fn fetch_sessions(shared: Arc<Shared>, client: Client) {
             Err(fault) => fault,
         };
         match fault {
-            Fault::Retry { after, text } => {
+            Fault::Retry { after, text, .. } => {
                 tracing::debug!(endpoints = client.endpoints(), fault = text, "no producer session yet");
                 shared.core.lock().on_trouble(text);
                 tokio::time::sleep(backoff.next().max(after.unwrap_or_default())).await;
@@ -50,47 +53,81 @@ pub(super) async fn fetch_sessions(shared: Arc<Shared>, client: Client) {
     }
 }
 
-/// Keeps a connection while there is something to send, and everything on it moving.
-pub(super) async fn send_batches(shared: Arc<Shared>, client: Client) {
-    let mut backoff = client.backoff();
+/// Why a connection ended.
+enum End {
+    /// Nothing goes there any more.
+    Unneeded,
+    /// The publisher has ended.
+    Over,
+    /// It broke; without a fault the server ended it, as it does when it stops.
+    Broke(Option<Fault>),
+}
+
+/// A connection that ended: to which node, and whether it ever answered.
+struct Ended {
+    node: NodeIndex,
+    answered: bool,
+    end: End,
+}
+
+/// When a node that broke off is tried again.
+struct Pause {
+    backoff: Backoff,
+    until: Instant,
+}
+
+/// Sends each partition to its leader, and keeps connections to those while there is something to send.
+pub(super) async fn send_batches(shared: Arc<Shared>, client: Client, stream: StreamId, partitions: u32) {
+    let mut links: JoinSet<Ended> = JoinSet::new();
+    let mut pauses: HashMap<NodeIndex, Pause> = HashMap::new();
+    let mut learned = client.learned();
     loop {
+        let now = Instant::now();
+        let targets = client.targets(stream, partitions);
+        let (stale, wanted) = {
+            let mut core = shared.core.lock();
+            core.set_targets(now, &targets.nodes, client.has_several_nodes());
+            (core.take_stale(), core.wants_links(now))
+        };
         if shared.tick() {
             return;
         }
-        if !shared.core.lock().wants_connection(Instant::now()) {
-            shared.wait().await;
-            continue;
+        if stale {
+            client.refresh();
         }
-        let (node, answered, fault) = one_connection(&shared, &client).await;
-        if answered {
-            backoff.reset();
+        let mut look_again = targets.until.map(tokio::time::Instant::into_std);
+        for node in wanted {
+            match pauses.get(&node) {
+                Some(pause) if pause.until > now => {
+                    look_again = look_again.into_iter().chain([pause.until]).min();
+                }
+                _ => {
+                    shared.core.lock().on_connected(now, node);
+                    let wake = shared.wake.begin(node);
+                    links.spawn(one_connection(Arc::clone(&shared), client.clone(), node, wake));
+                }
+            }
         }
-        let (wait, trouble) = match fault {
-            // The server ended the stream as it does when it stops; another node may be there already.
-            None => (backoff.next(), None),
-            Some(Fault::Retry { after, text }) => (backoff.next().max(after.unwrap_or_default()), Some(text)),
-            Some(fault) => return shared.end(final_error(fault, &client)),
-        };
-        tracing::debug!(endpoints = client.endpoints(), fault = trouble, "publishing broke off");
-        client.failed(node);
-        shared.core.lock().on_disconnected(trouble);
-        let until = Instant::now() + wait;
-        while Instant::now() < until {
-            if shared.tick() {
-                return;
+        tokio::select! {
+            Some(ended) = links.join_next() => {
+                let Ok(ended) = ended else {
+                    return shared.end(PublishError::Closed);
+                };
+                if let Some(error) = shared.on_ended(&client, &mut pauses, ended) {
+                    return shared.end(error);
+                }
             }
-            tokio::select! {
-                () = tokio::time::sleep_until(until.into()) => {}
-                () = shared.until_wake() => {}
-            }
+            _ = learned.changed() => {}
+            () = shared.wake.opener() => {}
+            () = shared.until_wake() => {}
+            () = until(look_again) => {}
         }
     }
 }
 
-/// Sends and takes answers until the connection ends: on which node, whether it ever answered, and why it ended.
-async fn one_connection(shared: &Shared, client: &Client) -> (usize, bool, Option<Fault>) {
-    let (node, channel) = client.dedicated();
-    let mut service = events(channel);
+/// Sends and takes answers until the connection ends.
+async fn one_connection(shared: Arc<Shared>, client: Client, node: NodeIndex, wake: Arc<Notify>) -> Ended {
+    let mut service = events(client.dedicated(node));
     // A request waits here only while the connection's window is full.
     let (requests, outgoing) = mpsc::channel::<PublishBatchesRequest>(1);
     let answers = futures::stream::once(async move {
@@ -98,38 +135,59 @@ async fn one_connection(shared: &Shared, client: &Client) -> (usize, bool, Optio
     })
     .try_flatten();
     tokio::pin!(answers);
-    shared.core.lock().on_connected(Instant::now());
     let mut answered = false;
     // Once the server takes no more requests, its answers say why.
     let mut takes_more = true;
-    loop {
+    let end = loop {
         if shared.tick() {
-            return (node, answered, None);
+            break End::Over;
         }
         let now = Instant::now();
-        let (can_send, silent) = {
+        let (can_send, silent, silent_at, unneeded) = {
             let core = shared.core.lock();
-            (core.can_send(now), core.is_silent(now))
+            (
+                core.can_send(now, node),
+                core.is_silent(now, node),
+                core.silent_at(node),
+                core.is_unneeded(node),
+            )
         };
         if silent {
-            let text = "nothing was answered on an open connection".to_owned();
-            return (node, answered, Some(Fault::Retry { after: None, text }));
+            break End::Broke(Some(Fault::broken("nothing was answered on an open connection")));
+        }
+        if unneeded {
+            break End::Unneeded;
         }
         tokio::select! {
-            answer = answers.next() => match take_answer(shared, answer) {
-                Ok(()) => answered = true,
-                Err(fault) => return (node, answered, fault),
+            answer = answers.next() => match take_answer(&shared, answer) {
+                Ok(()) => {
+                    if !answered {
+                        answered = true;
+                        client.worked(node);
+                    }
+                }
+                Err(fault) => break End::Broke(fault),
             },
             permit = requests.reserve(), if can_send && takes_more => match permit {
                 Ok(permit) => {
-                    if let Some(request) = shared.core.lock().next_request(Instant::now()) {
+                    if let Some(request) = shared.core.lock().next_request(Instant::now(), node) {
                         permit.send(request);
                     }
                 }
                 Err(_) => takes_more = false,
             },
-            () = shared.wait() => {}
+            () = wake.notified() => {}
+            () = shared.until_wake() => {}
+            () = until(silent_at) => {}
         }
+    };
+    Ended { node, answered, end }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => pending().await,
     }
 }
 
@@ -155,42 +213,67 @@ fn final_error(fault: Fault, client: &Client) -> PublishError {
 }
 
 impl Shared {
-    /// Lets the core see the time, hands out outcomes. True: the publisher has ended.
+    /// Takes a connection's end: what ends the publisher with it, if anything.
+    fn on_ended(
+        &self,
+        client: &Client,
+        pauses: &mut HashMap<NodeIndex, Pause>,
+        ended: Ended,
+    ) -> Option<PublishError> {
+        let Ended { node, answered, end } = ended;
+        self.wake.end(node);
+        let fault = match end {
+            End::Broke(fault) => fault,
+            End::Unneeded | End::Over => {
+                self.core.lock().on_disconnected(node, None);
+                return None;
+            }
+        };
+        let now = Instant::now();
+        let pause = pauses.entry(node).or_insert_with(|| Pause { backoff: client.backoff(), until: now });
+        if answered {
+            pause.backoff.reset();
+        }
+        client.broke_off(node, fault.as_ref());
+        let (after, trouble) = match fault {
+            None => (None, None),
+            Some(Fault::Retry { after, text, .. }) => (after, Some(text)),
+            Some(fault) => return Some(final_error(fault, client)),
+        };
+        tracing::debug!(endpoint = client.endpoint_of(node), fault = trouble, "publishing broke off");
+        pause.until = now + pause.backoff.next().max(after.unwrap_or_default());
+        self.core.lock().on_disconnected(node, trouble);
+        None
+    }
+
+    /// Lets the core see the time, hands out outcomes, wakes whom they concern. True: the publisher has ended.
     fn tick(&self) -> bool {
         let now = Instant::now();
-        let (failed, wants_session) = {
+        let (failed, wants_session, news) = {
             let mut core = self.core.lock();
             core.on_time(now);
-            (core.failed().is_some(), core.wants_session())
+            (core.failed().is_some(), core.wants_session(), core.take_news())
         };
         self.settle(now);
         if wants_session {
             self.session.notify_one();
         }
-        failed
-    }
-
-    /// Until there may be something to do.
-    async fn wait(&self) {
-        tokio::select! {
-            () = self.work.notified() => {}
-            () = self.until_wake() => {}
+        if news {
+            self.wake.all();
         }
+        failed
     }
 
     /// Until the core wants to see the time.
     async fn until_wake(&self) {
         let wake = self.core.lock().wakes_at();
-        match wake {
-            Some(at) => tokio::time::sleep_until(at.into()).await,
-            None => pending().await,
-        }
+        until(wake).await;
     }
 
     fn end(&self, error: PublishError) {
         let now = Instant::now();
         self.core.lock().fail_all(now, error);
         self.settle(now);
-        self.work.notify_one();
+        self.wake.all();
     }
 }

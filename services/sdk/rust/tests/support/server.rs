@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::store::{Faults, REGION, Store};
+use super::store::{Faults, REGION, SHARDS, Store};
 
 /// The longest that an answer is held back.
 const LATE: Duration = Duration::from_millis(5);
@@ -35,6 +35,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub struct FakeServer {
     pub address: SocketAddr,
     pub store: Arc<Mutex<Store>>,
+    id: u32,
     appended: watch::Sender<u64>,
     runtime: Option<tokio::runtime::Runtime>,
     seed: u64,
@@ -45,21 +46,39 @@ struct Node {
     store: Arc<Mutex<Store>>,
     appended: watch::Sender<u64>,
     seed: u64,
-    address: SocketAddr,
+    id: u32,
 }
 
 impl FakeServer {
-    /// A node with one stream, `s`.
+    /// A region of one node with one stream, `s`.
     pub fn start(seed: u64, partitions: u32) -> Self {
+        Self::region(seed, partitions, 1).remove(0)
+    }
+
+    /// A region of so many nodes, counted from 1, with one stream, `s`. They keep everything together, and none leads.
+    pub fn region(seed: u64, partitions: u32, nodes: u32) -> Vec<Self> {
         let store = Arc::new(Mutex::new(Store::default()));
         let settings = v1::StreamSettings { partitions, ..v1::StreamSettings::default() };
         store.lock().create("s", settings).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
         let (appended, _) = watch::channel(0);
-        let mut server = Self { address, store, appended, runtime: None, seed };
-        server.run(listener);
-        server
+        let start = |id| {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let (store, appended) = (Arc::clone(&store), appended.clone());
+            store.lock().placement.endpoints.insert(id, format!("http://{address}"));
+            let mut server = Self { address, store, id, appended, runtime: None, seed: seed + u64::from(id) };
+            server.run(listener);
+            server
+        };
+        (1..=nodes).map(start).collect()
+    }
+
+    /// Waits until the region is so; looked at again whenever a node has dealt with a batch.
+    pub async fn until(&self, so: impl Fn(&Store) -> bool) {
+        let mut appended = self.appended.subscribe();
+        while !so(&self.store.lock()) {
+            appended.changed().await.unwrap();
+        }
     }
 
     pub fn endpoint(&self) -> String {
@@ -82,6 +101,7 @@ impl FakeServer {
 
     pub fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
+            self.store.lock().placement.down.insert(self.id);
             runtime.shutdown_background();
         }
     }
@@ -107,8 +127,9 @@ impl FakeServer {
             store: Arc::clone(&self.store),
             appended: self.appended.clone(),
             seed: self.seed,
-            address: self.address,
+            id: self.id,
         };
+        self.store.lock().placement.down.remove(&self.id);
         listener.set_nonblocking(true).unwrap();
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
@@ -243,10 +264,19 @@ impl EventService for Node {
                     let error = ApiError::new(Reason::Overloaded, "too much");
                     Answer::Error(error.retry_after(Duration::from_millis(2)).into())
                 } else {
-                    let result = node.store.lock().append(&request);
+                    let result = node.store.lock().append_at(node.id, &request);
                     result.map_or_else(|error| Answer::Error(error.into()), Answer::Published)
                 };
+                let is_silent = {
+                    let mut store = node.store.lock();
+                    let is_silent = store.placement.silent.contains(&node.id);
+                    store.unanswered += u64::from(is_silent);
+                    is_silent
+                };
                 node.appended.send_modify(|count| *count += 1);
+                if is_silent {
+                    continue;
+                }
                 tokio::time::sleep(faults.delay).await;
                 let answer =
                     v1::PublishBatchesResponse { request_id: request.request_id, result: Some(result) };
@@ -361,16 +391,83 @@ impl ClusterService for Node {
         &self,
         _: Request<v1::GetTopologyRequest>,
     ) -> Result<Response<v1::GetTopologyResponse>, Status> {
-        let region = v1::Region { id: 1, name: REGION.into(), incarnation: 1, shards: 16 };
-        let endpoint = format!("http://{}", self.address);
-        let node = v1::Node { id: 1, region: REGION.into(), endpoint, disk_uuid: String::new() };
+        let region = v1::Region { id: 1, name: REGION.into(), incarnation: 1, shards: SHARDS.into() };
+        let store = self.store.lock();
+        let nodes = store.placement.endpoints.iter().map(|(id, endpoint)| v1::Node {
+            id: *id,
+            region: REGION.into(),
+            endpoint: endpoint.clone(),
+            live: Some(true),
+            draining: Some(false),
+            ..v1::Node::default()
+        });
         Ok(Response::new(v1::GetTopologyResponse {
             regions: vec![region],
-            nodes: vec![node],
-            node: 1,
+            nodes: nodes.collect(),
+            node: self.id,
             region: REGION.into(),
             ..v1::GetTopologyResponse::default()
         }))
+    }
+
+    async fn list_shards(
+        &self,
+        _: Request<v1::ListShardsRequest>,
+    ) -> Result<Response<v1::ListShardsResponse>, Status> {
+        use v1::shard::Role;
+        let store = self.store.lock();
+        if store.placement.is_old {
+            return Err(Status::unimplemented(""));
+        }
+        let members: Vec<u32> = store.placement.endpoints.keys().copied().collect();
+        let shards = store.placement.leaders.iter().map(|(&number, &(epoch, leader))| v1::Shard {
+            origin: Some(v1::Origin { region: 1, incarnation: 1 }),
+            number: number.into(),
+            epoch,
+            leader,
+            members: members.clone(),
+            version: 1,
+            role: if leader == Some(self.id) { Role::Leader } else { Role::Follower }.into(),
+            appended: 7,
+            committed: 6,
+            applied: 5,
+            ..v1::Shard::default()
+        });
+        let shards = shards.collect();
+        Ok(Response::new(v1::ListShardsResponse { node: self.id, region: REGION.into(), shards }))
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<v1::DrainNodeRequest>,
+    ) -> Result<Response<v1::DrainNodeResponse>, Status> {
+        let v1::DrainNodeRequest { node, undo } = request.into_inner();
+        self.store.lock().placement.asked.push(format!("drain {node} undo {undo}"));
+        Ok(Response::new(v1::DrainNodeResponse {}))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
+        let node = request.into_inner().node;
+        let mut store = self.store.lock();
+        if !store.placement.endpoints.contains_key(&node) {
+            return Err(ApiError::new(Reason::InvalidArgument, format!("there is no node {node}")).into());
+        }
+        store.placement.asked.push(format!("remove {node}"));
+        Ok(Response::new(v1::RemoveNodeResponse {}))
+    }
+
+    async fn move_shard(
+        &self,
+        request: Request<v1::MoveShardRequest>,
+    ) -> Result<Response<v1::MoveShardResponse>, Status> {
+        let v1::MoveShardRequest { origin, number, from, to } = request.into_inner();
+        let origin = origin.map(|origin| (origin.region, origin.incarnation));
+        let text = format!("move {origin:?}/{number} {from} to {to}");
+        self.store.lock().placement.asked.push(text);
+        Ok(Response::new(v1::MoveShardResponse {}))
     }
 
     async fn get_lag(&self, _: Request<v1::GetLagRequest>) -> Result<Response<v1::GetLagResponse>, Status> {

@@ -1,16 +1,21 @@
 //! What the fake region keeps.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 use meridian_batch::{BatchView, Limits, Record, decode, stamped, validate};
-use meridian_types::{Incarnation, Lane, LogEpoch, Offset, Origin, Partition, RegionId, StreamId};
+use meridian_types::{
+    Incarnation, Lane, LogEpoch, Offset, Origin, Partition, RegionId, ShardNo, StreamId, shard_of,
+};
 use meridian_wire::v1::{self, StreamSettings};
 use meridian_wire::{ApiError, Reason};
 
 /// The region's own name.
 pub const REGION: &str = "us";
+
+/// How many shards it has.
+pub const SHARDS: u16 = 16;
 
 /// Misbehaviour, by chance or for good.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +28,39 @@ pub struct Faults {
     pub mute: bool,
     /// How long an answer takes.
     pub delay: Duration,
+}
+
+/// The nodes of the region, and who leads its shards. With no leaders named, any node takes anything.
+#[derive(Default)]
+pub struct Placement {
+    /// What clients dial, by the node's id.
+    pub endpoints: BTreeMap<u32, String>,
+    /// (epoch, leader) of each shard.
+    pub leaders: BTreeMap<u16, (u32, Option<u32>)>,
+    /// Whether it is asked so early that it does not know the question.
+    pub is_old: bool,
+    /// Nodes that store what they are sent, and answer nothing.
+    pub silent: BTreeSet<u32>,
+    /// Nodes that do not run.
+    pub down: BTreeSet<u32>,
+    /// How many batches came to a node, by its id.
+    pub taken: BTreeMap<u32, u64>,
+    /// How many came to a node that does not lead, and were passed on.
+    pub passed_on: u64,
+    /// How many were refused because nobody leads.
+    pub leaderless: u64,
+    /// What operators asked for.
+    pub asked: Vec<String>,
+}
+
+impl Placement {
+    /// Who leads each shard from now on, in the next epoch.
+    pub fn lead(&mut self, leader: impl Fn(u16) -> Option<u32>) {
+        for shard in 0..SHARDS {
+            let epoch = self.leaders.get(&shard).map_or(0, |known| known.0);
+            self.leaders.insert(shard, (epoch + 1, leader(shard)));
+        }
+    }
 }
 
 pub struct Stored {
@@ -55,6 +93,7 @@ pub struct Store {
     hlc: u64,
     pub faults: Faults,
     pub duplicates: u64,
+    pub placement: Placement,
     /// Batches that were taken while it was mute.
     pub unanswered: u64,
 }
@@ -106,6 +145,29 @@ impl Store {
 
     pub fn forget_producers(&mut self) {
         self.producers.clear();
+    }
+
+    /// What a node does with a batch: it takes it as the leader, or passes it on to the leader.
+    pub fn append_at(
+        &mut self,
+        node: u32,
+        request: &v1::PublishBatchesRequest,
+    ) -> Result<v1::PublishedBatch, ApiError> {
+        *self.placement.taken.entry(node).or_default() += 1;
+        if !self.placement.leaders.is_empty() {
+            let stream = StreamId(self.stream(request.stream.as_ref())?.row.id);
+            let ShardNo(shard) = shard_of(stream, Partition(request.partition), SHARDS);
+            match self.placement.leaders[&shard].1 {
+                Some(leader) if leader == node => {}
+                Some(leader) if !self.placement.down.contains(&leader) => self.placement.passed_on += 1,
+                _ => {
+                    self.placement.leaderless += 1;
+                    let error = ApiError::new(Reason::NotLeader, "an election is under way");
+                    return Err(error.retry_after(Duration::from_millis(5)));
+                }
+            }
+        }
+        self.append(request)
     }
 
     pub fn append(&mut self, request: &v1::PublishBatchesRequest) -> Result<v1::PublishedBatch, ApiError> {

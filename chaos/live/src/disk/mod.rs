@@ -1,0 +1,9 @@
+//! Disks that fail as disks do: one that loses power, one that is small, and bits that flip.
+
+mod flip;
+mod power;
+mod small;
+
+pub use flip::{cut_end, find_bytes, flip_bit, flip_bit_at};
+pub use power::{Loss, PowerFs, Release};
+pub use small::SmallDisk;

@@ -1,0 +1,80 @@
+//! Each law finds its breach, and nothing where there is none.
+
+use std::collections::BTreeMap;
+
+use meridian_sdk::verify::Report;
+
+use super::*;
+use crate::record::{Finals, Row};
+
+fn row(offset: u64, number: u64) -> Row {
+    Row { offset, id: format!("us/0/{number}"), key: "k".to_owned(), hlc: 100 + offset }
+}
+
+fn evidence(change: impl FnOnce(&mut Vec<Entry>, &mut Vec<Row>)) -> Verdict {
+    let mut entries = Vec::new();
+    for number in 0..4 {
+        let id = format!("us/0/{number}");
+        let at = number * 1000;
+        entries.push(Entry { at, what: What::Call { id: id.clone(), key: "k".to_owned() } });
+        let lane = "0@r1.1".to_owned();
+        let ack = What::Ack { id: id.clone(), lane: lane.clone(), offset: number, hlc: 0, duplicate: false };
+        entries.push(Entry { at: at + 10, what: ack });
+        entries.push(Entry {
+            at: at + 20,
+            what: What::Seen { consumer: "eu".to_owned(), lane, offset: number, id },
+        });
+    }
+    let mut rows: Vec<Row> = (0..4).map(|number| row(number, number)).collect();
+    let good = rows.clone();
+    change(&mut entries, &mut rows);
+    let lanes = |rows: Vec<Row>| BTreeMap::from([("0@r1.1".to_owned(), rows)]);
+    let regions = BTreeMap::from([("eu".to_owned(), lanes(rows)), ("us".to_owned(), lanes(good))]);
+    let report =
+        Report { agree: true, events: 4, stream: String::new(), regions: Vec::new(), lanes: Vec::new() };
+    Evidence { entries, finals: Finals { regions, report }, errors_allowed: false }.judge()
+}
+
+fn says(verdict: &Verdict, what: &str) {
+    assert!(verdict.breaches.iter().any(|breach| breach.contains(what)), "{what}: {verdict:#?}");
+}
+
+#[test]
+fn a_sound_run_breaks_nothing() {
+    let verdict = evidence(|_, _| {});
+    assert_eq!((verdict.acknowledged, verdict.breaches.len(), verdict.silence_ms), (4, 0, 0), "{verdict:#?}");
+}
+
+#[test]
+fn a_lost_event_is_lost_in_the_region_that_lacks_it() {
+    let verdict = evidence(|_, rows| drop(rows.pop()));
+    assert_eq!(verdict.lost, 1);
+    says(&verdict, "is not there in [\"eu\"]");
+    says(&verdict, "and eu does not hold it there");
+    says(&verdict, "eu (3)");
+}
+
+#[test]
+fn a_twin_a_stranger_a_hole_and_a_swap_are_found() {
+    let twin = evidence(|_, rows| rows.push(row(4, 1)));
+    assert_eq!(twin.doubled, 1);
+    says(&twin, "order: us/0/1 at 4");
+    says(&evidence(|_, rows| rows.push(row(4, 9))), "never published");
+    says(&evidence(|_, rows| rows.push(row(5, 9))), "goes on at 5 where 4");
+    says(&evidence(|_, rows| rows[2].hlc = 7), "time: ");
+}
+
+#[test]
+fn an_error_and_a_gap_are_heard_and_silence_is_measured() {
+    let verdict = evidence(|entries, _| {
+        let id = "us/0/4".to_owned();
+        entries.push(Entry { at: 4000, what: What::Call { id: id.clone(), key: String::new() } });
+        entries.push(Entry { at: 904_000, what: What::Error { id, error: "no".to_owned() } });
+        let missing = What::Missing { consumer: "eu".to_owned(), reason: "gap".to_owned() };
+        entries.push(Entry { at: 905_000, what: missing });
+        entries.push(Entry { at: 905_000, what: What::Fault { what: String::new(), counts: true } });
+    });
+    says(&verdict, "error: us/0/4");
+    says(&verdict, "consumer eu: gap");
+    assert_eq!((verdict.silence_ms, verdict.injected), (900, 1));
+}

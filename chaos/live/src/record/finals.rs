@@ -1,0 +1,105 @@
+//! What every region holds in the end: waits until all copies agree, then reads every lane in every region.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use meridian_sdk::verify::{RemoteCopy, Report, verify};
+use meridian_sdk::{ConsumerOptions, Item};
+
+use crate::record::{event_id, lane_name};
+use crate::trouble::{Context as _, Trouble};
+use crate::world::World;
+
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+const READ_WITHIN: Duration = Duration::from_secs(120);
+
+/// An event as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Where in its lane.
+    pub offset: u64,
+    /// Which event.
+    pub id: String,
+    /// Its key.
+    pub key: String,
+    /// Its hybrid logical time.
+    pub hlc: u64,
+}
+
+/// What all regions hold.
+#[derive(Debug)]
+pub struct Finals {
+    /// By region and lane.
+    pub regions: BTreeMap<String, BTreeMap<String, Vec<Row>>>,
+    /// What `verify` says of the bytes on the disks.
+    pub report: Report,
+}
+
+/// Waits until all copies agree, or for so long; then reads them.
+///
+/// # Errors
+/// A region cannot be read.
+pub fn read_finals(world: &World, stream: &str, within: Duration) -> Result<Finals, Trouble> {
+    let report = agree(world, stream, within)?;
+    let mut regions = BTreeMap::new();
+    for (number, name) in (1..).zip(world.regions()) {
+        regions.insert(name.clone(), read_lanes(world, number, stream)?);
+    }
+    Ok(Finals { regions, report })
+}
+
+/// Everything that one region holds now.
+///
+/// # Errors
+/// It cannot be read to its end.
+pub fn read_lanes(world: &World, region: u8, stream: &str) -> Result<BTreeMap<String, Vec<Row>>, Trouble> {
+    let (endpoints, stream) = (world.endpoints(region), stream.to_owned());
+    world.clients.run(async move {
+        tokio::time::timeout(READ_WITHIN, read(endpoints, stream)).await.context("reading to the end")?
+    })?
+}
+
+/// Asks again and again; gives the last answer, whatever it is.
+pub(crate) fn agree(world: &World, stream: &str, within: Duration) -> Result<Report, Trouble> {
+    let regions: Vec<(String, Vec<String>)> =
+        (1..).zip(world.regions()).map(|(number, name)| (name.clone(), world.endpoints(number))).collect();
+    let stream = stream.to_owned();
+    world.clients.run(async move {
+        let copies = regions.into_iter().map(|(name, endpoints)| {
+            let client = crate::world::client(endpoints, Duration::from_secs(10))?;
+            Ok(RemoteCopy::new(name, stream.clone(), &client))
+        });
+        let copies: Vec<RemoteCopy> = copies.collect::<Result<_, Trouble>>()?;
+        let until = Instant::now() + within;
+        loop {
+            let report = verify(&stream, &copies).await;
+            if report.agree || Instant::now() > until {
+                return Ok(report);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    })?
+}
+
+async fn read(endpoints: Vec<String>, stream: String) -> Result<BTreeMap<String, Vec<Row>>, Trouble> {
+    let client = crate::world::client(endpoints, READ_WITHIN)?;
+    let mut consumer = client.consumer(&stream, ConsumerOptions::default()).context("a consumer")?;
+    let mut lanes: BTreeMap<String, Vec<Row>> = BTreeMap::new();
+    loop {
+        match consumer
+            .next()
+            .await
+            .map_err(|error| Trouble::broken(format!("reading to the end: {error}")))?
+        {
+            Item::Event(event) => lanes.entry(lane_name(&event.lane)).or_default().push(Row {
+                offset: event.offset.0,
+                id: event_id(event.value.as_ref()),
+                key: String::from_utf8_lossy(event.key.as_deref().unwrap_or_default()).into_owned(),
+                hlc: event.hlc.0,
+            }),
+            Item::Gap(gap) => return Err(Trouble::broken(format!("a gap in the end: {gap:?}"))),
+            Item::Mark(mark) if mark.caught_up => return Ok(lanes),
+            Item::Mark(_) => {}
+        }
+    }
+}

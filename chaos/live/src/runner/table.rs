@@ -1,0 +1,44 @@
+//! The table that a person reads.
+
+use std::fmt::Write as _;
+
+use crate::runner::{Ended, RunResult};
+
+/// A row for each run, and a line that counts them.
+pub fn table(runs: &[RunResult]) -> String {
+    let mut text = format!(
+        "{:<26} {:>8} {:>12} {:>6} {:>8} {:>12} {:>7}  result\n",
+        "fault", "injected", "acknowledged", "lost", "doubled", "longest gap", "took"
+    );
+    let (mut ok, mut failed, mut skipped) = (0, 0, 0);
+    for run in runs {
+        let result = match &run.ended {
+            Ended::Ok => {
+                ok += 1;
+                "OK".to_owned()
+            }
+            Ended::Failed(why) => {
+                failed += 1;
+                format!("FAILED: {}", why.lines().next().unwrap_or_default())
+            }
+            Ended::Skipped(reason) => {
+                skipped += 1;
+                format!("SKIPPED: {reason}")
+            }
+        };
+        let verdict = &run.verdict;
+        let _ = writeln!(
+            text,
+            "{:<26} {:>8} {:>12} {:>6} {:>8} {:>10.2} s {:>5.0} s  {result}",
+            run.scenario,
+            verdict.injected,
+            verdict.acknowledged,
+            verdict.lost,
+            verdict.doubled,
+            verdict.silence_ms as f64 / 1000.0,
+            run.seconds,
+        );
+    }
+    let _ = writeln!(text, "{ok} passed, {failed} failed, {skipped} skipped");
+    text
+}

@@ -1,0 +1,75 @@
+//! Fault 28: a link that is connected and makes no progress, as behind a router that drops large packets: small ones
+//! pass, so the connection stays up. It is noticed within seconds: a metric, a reconnect.
+
+use std::time::{Duration, Instant};
+
+use crate::record::Load;
+use crate::scenario::{Outcome, Run, Stage};
+use crate::trouble::Trouble;
+use crate::world::Plan;
+
+/// Handshakes, acknowledgements and pings pass; batches do not.
+const LARGEST: usize = 250;
+/// Ten seconds, and what it takes until there is something to read and the metric is read here.
+const NOTICED_WITHIN: Duration = Duration::from_secs(12);
+/// A link that has stalled is twice as patient with the next one until it was sound for twice that: 40 s. Sooner, a second
+/// stall is noticed by HTTP/2's pings alone, after 15 s and without a metric.
+const SOUND_AGAIN: Duration = Duration::from_secs(50);
+/// What was not mirrored meanwhile comes after.
+const LIVE_WITHIN: Duration = Duration::from_secs(90);
+
+/// Runs it.
+pub fn run(run: Run) -> Outcome {
+    let load = Load { padding: 1500, ..Load::default() };
+    Stage::play(run, Plan::default(), load, |stage| {
+        let eu = stage.world.first_of("eu")?;
+        for _ in 0..run.rounds(2, 1) {
+            is_live(stage, eu)?;
+            let before = noticed(stage, eu);
+            stage.world.relay.change(1, 2, |profile| profile.largest = Some(LARGEST));
+            stage.fault("large packets from us to eu vanish");
+            let begun = Instant::now();
+            while noticed(stage, eu).0 == before.0 {
+                if begun.elapsed() > NOTICED_WITHIN {
+                    return Err(Trouble::broken(format!(
+                        "no metric says within {NOTICED_WITHIN:?} that a link makes no progress: \
+                         (stalls, links lost) {before:?} -> {:?}",
+                        noticed(stage, eu)
+                    )));
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            stage.step(format!(
+                "noticed after {:.1?}: (stalls, links lost) {before:?} -> {:?}",
+                begun.elapsed(),
+                noticed(stage, eu)
+            ));
+            std::thread::sleep(Duration::from_secs(if run.short { 2 } else { 25 }));
+            stage.world.relay.change(1, 2, |profile| profile.largest = None);
+            stage.step("large packets pass again");
+            if !run.short {
+                std::thread::sleep(SOUND_AGAIN);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// What eu says: connections that it gave up because nothing moved, by its metric; links that it lost, by its log.
+fn noticed(stage: &Stage, eu: usize) -> (u64, usize) {
+    let stalls = stage.world.metric(eu, "meridian_link_stalls", "").unwrap_or(0.0) as u64;
+    (stalls, stage.world.node(eu).log().matches("the link is lost").count())
+}
+
+/// Waits until both links of eu have caught up: a stall is one only where there is progress to miss.
+fn is_live(stage: &Stage, eu: usize) -> Result<(), Trouble> {
+    let links = stage.world.nodes() as u64 - 1;
+    let until = Instant::now() + LIVE_WITHIN;
+    while stage.world.metric(eu, "meridian_link_live", "").unwrap_or(0.0) as u64 != links {
+        if Instant::now() > until {
+            return Err(Trouble::broken(format!("the links of eu are not live within {LIVE_WITHIN:?}")));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}

@@ -1,0 +1,51 @@
+//! What a world is like before it starts.
+
+use std::time::Duration;
+
+/// What nodes store on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskKind {
+    /// A folder.
+    Plain,
+    /// A file system that loses power on command.
+    Power,
+    /// A file system of so many MiB, for the first region's nodes; the others get folders.
+    Small(u64),
+}
+
+/// A world to be.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The regions' names.
+    pub regions: Vec<String>,
+    /// Nodes in each. One, until regions have sets of replicas.
+    pub nodes_each: u8,
+    /// Half a round trip between any two regions.
+    pub delay: Duration,
+    /// What nodes store on.
+    pub disk: DiskKind,
+    /// Whether each node has a clock that can be stepped.
+    pub clocks: bool,
+    /// For the chances of the WAN.
+    pub seed: u64,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            regions: ["us", "eu", "ap"].map(str::to_owned).into(),
+            nodes_each: 1,
+            delay: Duration::from_millis(10),
+            disk: DiskKind::Plain,
+            clocks: false,
+            seed: 1,
+        }
+    }
+}
+
+impl Plan {
+    /// Nodes by region.
+    pub fn nodes(&self) -> Vec<u8> {
+        vec![self.nodes_each; self.regions.len()]
+    }
+}

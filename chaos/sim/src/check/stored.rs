@@ -1,0 +1,83 @@
+//! A recovered log is what was stored last, and at no time a frame that was cut (fault 35); what was synced is there.
+
+use meridian_storage::{Chain, Entry, Frame};
+use meridian_types::{LeaderEpoch, LogEnd, NodeId, Seq, ShardId};
+
+/// What a node's disk has synced of a shard, by the words of the volume's format alone.
+#[derive(Clone, Debug, Default)]
+pub struct StoredLog {
+    pub frames: Vec<Frame>,
+    pub promised: LeaderEpoch,
+}
+
+impl StoredLog {
+    pub fn chain(&self, seq: Seq) -> Option<Chain> {
+        if seq == Seq::ZERO {
+            return Some(Chain::GENESIS);
+        }
+        self.frames.get(usize::try_from(seq.0 - 1).ok()?).map(|frame| frame.header.chain)
+    }
+
+    pub fn last(&self) -> Seq {
+        Seq(self.frames.len() as u64)
+    }
+
+    pub fn end(&self) -> LogEnd {
+        self.frames
+            .last()
+            .map_or(LogEnd::default(), |last| LogEnd { epoch: last.header.log_epoch, seq: last.header.seq })
+    }
+
+    /// An entry is synced.
+    pub fn take(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Frame(frame) => self.frames.push(frame.clone()),
+            Entry::Cut { from, .. } => self.frames.truncate(usize::try_from(from.prev().0).unwrap_or(0)),
+            Entry::Promise(promise) => self.promised = promise.epoch,
+        }
+    }
+
+    fn is(&self, view: &[Frame], promised: LeaderEpoch) -> bool {
+        let ends = (self.frames.last(), view.last());
+        let same = self.frames.len() == view.len()
+            && ends.0.map(|f| f.header.chain) == ends.1.map(|f| f.header.chain);
+        same && self.promised == promised
+    }
+}
+
+/// Nothing is queued: the replica's log is the disk's.
+pub fn settled(node: NodeId, shard: ShardId, stored: &StoredLog, view: &[Frame]) -> Result<(), String> {
+    if stored.is(view, stored.promised) {
+        return Ok(());
+    }
+    let end = |frames: &[Frame]| {
+        frames.last().map_or(LogEnd::default(), |l| LogEnd { epoch: l.header.log_epoch, seq: l.header.seq })
+    };
+    Err(format!(
+        "node {node} holds shard {shard} up to {}, and its disk has it up to {}",
+        end(view),
+        stored.end()
+    ))
+}
+
+/// A process starts: its log is what was synced, or that and the round that was being written.
+pub fn recovered(
+    node: NodeId,
+    shard: ShardId,
+    synced: &StoredLog,
+    in_flight: &StoredLog,
+    view: &[Frame],
+    promised: LeaderEpoch,
+) -> Result<(), String> {
+    if synced.is(view, promised) || in_flight.is(view, promised) {
+        return Ok(());
+    }
+    Err(format!(
+        "node {node} recovers shard {shard} up to {:?} with promise {promised}; synced was {} with promise {}, with the last round {} with {}",
+        view.last().map(|l| (l.header.log_epoch, l.header.seq)),
+        synced.end(),
+        synced.promised,
+        in_flight.end(),
+        in_flight.promised
+    ))
+}

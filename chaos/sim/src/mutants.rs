@@ -1,0 +1,34 @@
+//! Whether the checkers bite: each fault of `meridian_types::mutant` in turn, until a checker catches it.
+
+use meridian_types::mutant::Mutant;
+
+use crate::check::Breach;
+use crate::run;
+
+/// What became of a mutant.
+#[derive(Clone, Debug)]
+pub struct Caught {
+    pub mutant: Mutant,
+    /// The first seed that caught it, and how.
+    pub by: Option<(u64, Breach)>,
+    /// How many seeds were tried.
+    pub tried: u64,
+    /// The same seed without the mutant breaks nothing.
+    pub clean: bool,
+}
+
+/// Tries seeds from `from` on.
+pub fn catch(mutant: Mutant, from: u64, seeds: u64, jobs: usize) -> Caught {
+    let mut first: Option<(u64, Breach)> = None;
+    run::histories(from..from + seeds, jobs, Some(mutant), |outcome| {
+        if let Some(breach) = outcome.breach
+            && first.as_ref().is_none_or(|(seed, _)| outcome.seed < *seed)
+        {
+            first = Some((outcome.seed, breach));
+        }
+        first.is_none()
+    });
+    let clean = first.as_ref().is_none_or(|(seed, _)| run::history(*seed, None, false).breach.is_none());
+    let tried = first.as_ref().map_or(seeds, |(seed, _)| seed - from + 1);
+    Caught { mutant, by: first, tried, clean }
+}

@@ -1,0 +1,261 @@
+//! A node: what outlives its process, and the process.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use meridian_metadata::placement::Placement;
+use meridian_mirror::{DurableBoard, Feed, LinkCore};
+use meridian_shard::{Home, LogPoint, Reader, Recovery, Replica, Totals, frame_effects};
+use meridian_storage::index::{Index, MemoryKeyValue};
+use meridian_storage::{Disk, Entry, Frame, Identity, Recovered, SimDisk, Volume, VolumeConfig, VolumeError};
+use meridian_types::{
+    Boot, ClusterUuid, DiskUuid, Hlc, LeaderEpoch, NodeId, Offset, Origin, Partition, Seq, ShardId, StreamId,
+};
+use uuid::Uuid;
+
+use crate::check::stored::StoredLog;
+use crate::host::{Host, Unapplied};
+use crate::queue::Queue;
+
+/// How many idempotent producers a shard keeps in memory: few, so that the index is asked.
+const PRODUCERS: usize = 3;
+
+/// A node.
+pub struct Node {
+    pub id: NodeId,
+    /// Its region, by place.
+    pub region: usize,
+    pub disk: SimDisk,
+    pub kv: Arc<MemoryKeyValue>,
+    pub boot: u64,
+    /// How far its clock is off, in milliseconds.
+    pub skew: i64,
+    /// What its disk has synced, for the checkers.
+    pub stored: BTreeMap<ShardId, StoredLog>,
+    /// What it has applied of its region's placement, and how many commands that is.
+    pub placement: Placement,
+    pub applied: usize,
+    /// It is part of the region.
+    pub joined: bool,
+    pub process: Option<Process>,
+    /// As `stored`, with the round that was being written when the process ended.
+    pub in_flight: BTreeMap<ShardId, StoredLog>,
+    /// It stands still until then.
+    pub frozen_until: u64,
+}
+
+/// A process.
+pub struct Process {
+    pub life: u64,
+    pub boot: Boot,
+    pub volume: Volume,
+    pub index: Arc<Index>,
+    pub reader: Reader,
+    pub hosts: BTreeMap<ShardId, Host>,
+    pub queue: Queue,
+    pub round_due: bool,
+    pub next_request: u64,
+    /// Links into this region, by the place of the source region.
+    pub links: BTreeMap<usize, Link>,
+    /// Mirrors that read here, by connection.
+    pub sessions: BTreeMap<u64, Session>,
+    pub board: DurableBoard,
+    /// What is to be synced before the process goes on with something.
+    pub synced_at: u64,
+}
+
+/// The copy's end of a link.
+pub struct Link {
+    pub core: LinkCore,
+    /// The connection, and the node at its other end.
+    pub connection: Option<(u64, NodeId)>,
+    pub attempts: u32,
+    /// When it was connected, in µs, and whether it was refused a shard since.
+    pub since: u64,
+    pub refused: bool,
+}
+
+/// The source's end of a link.
+pub struct Session {
+    pub feed: Feed,
+    pub to: NodeId,
+    pub to_region: usize,
+}
+
+impl Node {
+    /// A node with an empty disk.
+    pub fn new(id: NodeId, region: usize, seed: u64, joined: bool) -> Self {
+        let disk = SimDisk::new(seed ^ (u64::from(id.0) << 40));
+        let uuid = disk_uuid(id);
+        Identity::format_as(&disk, ClusterUuid(Uuid::from_u128(7)), id, uuid, [7; 16])
+            .expect("an empty disk");
+        Self {
+            id,
+            region,
+            disk,
+            kv: Arc::new(MemoryKeyValue::new()),
+            boot: 0,
+            skew: 0,
+            stored: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            placement: Placement::default(),
+            applied: 0,
+            joined,
+            process: None,
+            frozen_until: 0,
+        }
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Starts a process, as `host.rs::open` does.
+    ///
+    /// # Errors
+    /// Why it does not start, which on a sound disk is a breach.
+    pub fn start(&mut self, life: u64, home: Origin, config: VolumeConfig) -> Result<Started, String> {
+        self.boot += 1;
+        let index = Arc::new(Index::open(self.kv.clone()).map_err(|e| e.to_string())?);
+        let applied = |shard| index.applied(shard).ok().flatten().map_or(Seq::ZERO, |mark| mark.seq);
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let (volume, recovered) =
+            Volume::open(disk, config, &applied).map_err(|e: VolumeError| e.to_string())?;
+        let reader = Reader::new(index.clone(), volume.reader());
+        let mut process = Process {
+            life,
+            boot: Boot(self.boot),
+            volume,
+            index,
+            reader,
+            hosts: BTreeMap::new(),
+            queue: Queue::default(),
+            round_due: false,
+            next_request: 0,
+            links: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            board: DurableBoard::default(),
+            synced_at: 0,
+        };
+        let mut ids: Vec<ShardId> =
+            recovered.shards.keys().chain(recovered.promises.keys()).copied().collect();
+        ids.extend(process.index.shards().map_err(|e| e.to_string())?.into_iter().map(|(shard, _)| shard));
+        ids.sort_unstable();
+        ids.dedup();
+        let mut replayed = 0;
+        for id in ids {
+            let (host, count) = process.recover(self.id, id, home, &recovered)?;
+            replayed += count;
+            process.hosts.insert(id, host);
+        }
+        self.process = Some(process);
+        Ok(Started { recovered, replayed })
+    }
+}
+
+/// What a start found.
+pub struct Started {
+    pub recovered: Recovered,
+    pub replayed: u64,
+}
+
+/// A node's disk.
+pub fn disk_uuid(id: NodeId) -> DiskUuid {
+    DiskUuid(Uuid::from_u128(u128::from(id.0) + 1_000))
+}
+
+impl Process {
+    /// Opens a shard that nothing is held of.
+    pub fn ensure(&mut self, me: NodeId, id: ShardId, home: Origin) -> &mut Host {
+        let boot = self.boot;
+        self.hosts.entry(id).or_insert_with(|| {
+            let replica = Replica::recover(id, me, boot, home_of(id, home), Recovery::default(), PRODUCERS);
+            host(id, home, replica)
+        })
+    }
+
+    fn recover(
+        &self,
+        me: NodeId,
+        id: ShardId,
+        home: Origin,
+        recovered: &Recovered,
+    ) -> Result<(Host, u64), String> {
+        let error = |e: &dyn std::fmt::Display| format!("shard {id}: {e}");
+        let applied = self.index.applied(id).map_err(|e| error(&e))?;
+        let mut next: BTreeMap<(StreamId, Partition), Offset> = BTreeMap::new();
+        let mut totals = Totals::default();
+        for (lane, state) in self.index.all_lanes().map_err(|e| error(&e))? {
+            if state.shard == id {
+                next.insert((lane.stream, lane.partition), state.end);
+                totals.events += state.events;
+                totals.bytes += state.bytes;
+            }
+        }
+        let promised = recovered.promises.get(&id).map_or(LeaderEpoch(0), |promise| promise.epoch);
+        let recovery = Recovery { applied, lanes: next, promised };
+        let replica = Replica::recover(id, me, self.boot, home_of(id, home), recovery, PRODUCERS);
+        let mut host = host(id, home, replica);
+        host.totals = totals;
+        host.applied_hlc = applied.map_or(Hlc::ZERO, |mark| mark.hlc);
+        let applied_seq = applied.map_or(Seq::ZERO, |mark| mark.seq);
+        let mut from = Seq(1);
+        while from <= applied_seq {
+            let frames = self.reader.frames(id, from, 1 << 20).map_err(|e| error(&e))?;
+            let Some(last) = frames.last() else {
+                return Err(format!("shard {id}: frame {from} is not there"));
+            };
+            from = last.header.seq.next();
+            host.view.extend(frames);
+        }
+        let mut replayed = 0;
+        for (seq, place) in recovered.shards.get(&id).map(|found| found.frames.as_slice()).unwrap_or_default()
+        {
+            let frame = self.volume.reader().read_expecting(*place, id, *seq).map_err(|e| error(&e))?;
+            let effects = frame_effects(&frame, *place);
+            host.replica.replay(&frame).map_err(|e| error(&e))?;
+            host.unapplied.push_back(Unapplied { effects, flushed: true });
+            host.view.push(frame);
+            replayed += 1;
+        }
+        Ok((host, replayed))
+    }
+
+    /// Moves what the replica wants written to the queue.
+    pub fn submit(&mut self, shard: ShardId) {
+        let Some(host) = self.hosts.get_mut(&shard) else { return };
+        if !host.to_submit.is_empty() {
+            let entries: Vec<Entry> = std::mem::take(&mut host.to_submit);
+            self.queue.frames(shard, entries);
+        }
+    }
+
+    /// The newest applied frame at or below `seq` whose epoch is at most `epoch`.
+    pub fn newest(&self, shard: ShardId, seq: Seq, epoch: meridian_types::LogEpoch) -> Option<LogPoint> {
+        self.reader.newest(shard, seq, epoch).ok()
+    }
+}
+
+fn home_of(id: ShardId, home: Origin) -> Home {
+    if id.origin == home { Home::Origin } else { Home::Copy }
+}
+
+fn host(id: ShardId, home: Origin, replica: Replica) -> Host {
+    let seen = replica.marks().committed;
+    Host {
+        home: home_of(id, home),
+        replica,
+        unapplied: VecDeque::new(),
+        view: Vec::<Frame>::new(),
+        to_submit: Vec::new(),
+        totals: Totals::default(),
+        applied_hlc: Hlc::ZERO,
+        fault: None,
+        fences: Vec::new(),
+        answers: BTreeMap::new(),
+        pumps: BTreeMap::new(),
+        set: None,
+        seen,
+        showing: false,
+    }
+}

@@ -1,0 +1,134 @@
+//! Processes that end, disks that lose power, and what is there when a process starts again.
+
+use meridian_storage::PowerLoss;
+use meridian_types::{NodeId, ShardId};
+use rand::RngExt as _;
+
+use super::{At, Event, World};
+use crate::check::Law;
+use crate::check::stored::{self, StoredLog};
+use crate::node::Link;
+
+impl World {
+    /// The process of a node ends; `power`: its machine too, so that what was not synced may be gone.
+    pub(super) fn crash(&mut self, id: NodeId, power: bool) {
+        let coin = self.rng.random_bool(0.5);
+        let ops = self.rng.random_range(1..4);
+        let loss = [PowerLoss::Nothing, PowerLoss::Everything, PowerLoss::Any, PowerLoss::Any]
+            [self.rng.random_range(0..4)];
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(mut process) = node.process.take() else { return };
+        node.frozen_until = 0;
+        node.in_flight = node.stored.clone();
+        let round = process.queue.round().to_vec();
+        for entry in &round {
+            node.in_flight.entry(entry.shard()).or_default().take(entry);
+        }
+        if coin && !round.is_empty() && !node.disk.crashed() {
+            // In the middle of the write, or of the sync.
+            node.disk.crash_at(node.disk.ops() + ops);
+            let _ = process.volume.write_round(&round);
+            self.met.met("fault: crash in the middle of a round");
+        }
+        drop(process);
+        node.kv.crash();
+        if power {
+            node.disk.lose_power(loss);
+        } else {
+            node.disk.kill();
+        }
+        self.met.met(if power { "fault: power lost" } else { "fault: process killed" });
+        self.trace.line(self.now, format_args!("{id} ends{}", if power { ", its power gone" } else { "" }));
+        let peers: Vec<NodeId> = self.nodes.keys().copied().filter(|peer| *peer != id).collect();
+        for peer in peers {
+            self.reset(id, peer);
+        }
+        self.end_links_of(id);
+        self.end_seats_of(id);
+        let down = 10_000 + self.some(self.swarm.down);
+        self.after(down, Event::Start(id));
+    }
+
+    pub(super) fn start(&mut self, id: NodeId) {
+        let (config, life) = (self.volume_config(), self.number());
+        let home = Self::origin(Self::region_of(id));
+        let trips = !self.calm && self.now > 0 && self.chance(8);
+        let ops = self.rng.random_range(1..8);
+        let regions = self.swarm.regions;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        if node.is_up() || !node.joined {
+            return;
+        }
+        if trips {
+            node.disk.crash_at(node.disk.ops() + ops);
+        }
+        let started = match node.start(life, home, config) {
+            Ok(started) => started,
+            Err(_) if node.disk.crashed() => {
+                node.process = None;
+                node.kv.crash();
+                node.disk.lose_power(PowerLoss::Any);
+                self.met.met("fault: crash while it starts");
+                return self.after(20_000, Event::Start(id));
+            }
+            Err(error) => {
+                return self.judge(Law::StoredLast, Err(format!("node {id} does not start: {error}")));
+            }
+        };
+        let damaged = !started.recovered.damage.is_empty();
+        let Some(process) = &mut node.process else { return };
+        let mut verdict = Ok(());
+        let mut shards: Vec<ShardId> =
+            process.hosts.keys().copied().chain(node.in_flight.keys().copied()).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        let none = StoredLog::default();
+        for shard in shards {
+            let view = process.hosts.get(&shard).map(|host| host.view.clone()).unwrap_or_default();
+            let promised =
+                started.recovered.promises.get(&shard).map(|promise| promise.epoch).unwrap_or_default();
+            let synced = node.stored.get(&shard).unwrap_or(&none);
+            let in_flight = node.in_flight.get(&shard).unwrap_or(synced);
+            verdict = verdict.and(stored::recovered(id, shard, synced, in_flight, &view, promised));
+            node.stored.insert(shard, StoredLog { frames: view, promised });
+        }
+        node.in_flight = node.stored.clone();
+        for other in (0..regions).filter(|other| *other != node.region) {
+            let core = meridian_mirror::LinkCore::new(Self::link_config(self.swarm.credit));
+            let link = Link { core, connection: None, attempts: 0, since: 0, refused: false };
+            process.links.insert(other, link);
+        }
+        let boot = process.boot;
+        if damaged {
+            verdict = verdict.and(Err(format!("node {id} finds damage: {:?}", started.recovered.damage)));
+        }
+        self.met.add("disk: frame replayed", started.replayed);
+        if started.recovered.torn.is_some() {
+            self.met.met("disk: torn round");
+        }
+        self.trace.line(self.now, format_args!("{id} starts, boot {boot}, {} replayed", started.replayed));
+        self.judge(Law::StoredLast, verdict);
+        let at = At { node: id, life };
+        let shards: Vec<ShardId> =
+            self.process(at).map(|p| p.hosts.keys().copied().collect()).unwrap_or_default();
+        for shard in shards {
+            self.show_soon(at, shard);
+        }
+        let delay = self.some(self.swarm.checkpoint);
+        self.after(delay, Event::FlushIndex(at));
+        let delay = self.some(100_000);
+        self.after(delay, Event::Heartbeat(at));
+        self.after(delay, Event::ApplyPlacement(id));
+        if regions > 1 {
+            self.after(delay, Event::LinkTick(at));
+            for other in (0..regions).filter(|other| *other != Self::region_of(id)) {
+                self.after(delay, Event::LinkConnect(at, other));
+            }
+        }
+        let peers: Vec<NodeId> = self.nodes.keys().copied().filter(|peer| *peer != id).collect();
+        for peer in peers {
+            self.reset(id, peer);
+        }
+        self.tell_placement(id);
+    }
+}

@@ -1,0 +1,136 @@
+//! Rounds of the volumes, as the writer's thread writes them, and flushes of the indexes.
+
+use meridian_shard::{Input, LogPoint};
+use meridian_storage::WriteError;
+use meridian_types::{NodeId, ShardId};
+use rand::RngExt as _;
+
+use super::{At, Event, World};
+use crate::check::{Law, stored};
+use crate::queue::Synced;
+
+impl World {
+    /// Something may be queued: the writer looks.
+    pub(super) fn wake_disk(&mut self, at: At) {
+        let Some(process) = self.process(at) else { return };
+        if process.queue.is_idle() || process.queue.is_writing() || process.round_due {
+            return;
+        }
+        process.round_due = true;
+        let delay = self.some(self.swarm.sync / 4);
+        self.after(delay, Event::RoundBegins(at));
+    }
+
+    pub(super) fn round_begins(&mut self, at: At) {
+        let max = self.swarm.max_round;
+        let Some(process) = self.process(at) else { return };
+        process.round_due = false;
+        if !process.queue.is_writing() && process.queue.begin(max) {
+            let slow = self.chance(3);
+            let delay = self.some(self.swarm.sync * if slow { 8 } else { 1 });
+            self.after(delay, Event::RoundEnds(at));
+        }
+    }
+
+    pub(super) fn round_ends(&mut self, at: At) {
+        let Some(node) = self.nodes.get_mut(&at.node) else { return };
+        let Some(process) = node.process.as_mut().filter(|process| process.life == at.life) else { return };
+        let round = process.queue.round().to_vec();
+        let written = if round.is_empty() { Ok(Vec::new()) } else { process.volume.write_round(&round) };
+        let places = match written {
+            Ok(places) => places,
+            Err(WriteError::Fatal(_)) => {
+                // Injected; nothing else fails here. An fsync that fails ends the process.
+                self.met.met("fault: the disk fails");
+                return self.crash(at.node, true);
+            }
+            Err(error) => {
+                return self.judge(
+                    Law::StoredLast,
+                    Err(format!("node {}: the volume takes nothing: {error}", at.node)),
+                );
+            }
+        };
+        self.met.met("disk: round");
+        for entry in &round {
+            node.stored.entry(entry.shard()).or_default().take(entry);
+        }
+        let skipped = process.queue.skipped;
+        let complete = process.queue.end(places);
+        let mut settled = Ok(());
+        for entry in &round {
+            let shard = entry.shard();
+            if let Some(host) = process.hosts.get(&shard)
+                && host.to_submit.is_empty()
+                && process.queue.is_clear_of(shard)
+                && let Some(log) = node.stored.get(&shard)
+            {
+                settled = settled.and(stored::settled(at.node, shard, log, &host.view));
+            }
+        }
+        self.met.add("disk: frame skipped that was cut in the queue", skipped);
+        if let Some(process) = self.process(at) {
+            process.queue.skipped = 0;
+        }
+        self.trace.line(self.now, format_args!("{} synced a round of {}", at.node, round.len()));
+        self.judge(Law::StoredLast, settled);
+        for (shard, synced) in complete {
+            let delay = self.rng.random_range(0..200);
+            let earliest = self.now + delay;
+            let Some(process) = self.process(at) else { return };
+            let time = process.synced_at.max(earliest);
+            process.synced_at = time;
+            self.at(time, Event::Synced(at, shard, synced));
+        }
+        self.wake_disk(at);
+    }
+
+    /// What a shard's submission came to, as `task.rs::on_synced`.
+    pub(super) fn synced(&mut self, at: At, shard: ShardId, synced: Synced) {
+        let Some(host) = self.process(at).and_then(|process| process.hosts.get_mut(&shard)) else { return };
+        let input = match synced {
+            Synced::Promise(epoch) => Some(Input::Promised { epoch }),
+            Synced::Cut(LogPoint { seq, chain, .. }) => Some(Input::Flushed { seq, chain }),
+            Synced::Frames(places) => {
+                let first = host.unapplied.front().map(|frame| frame.effects.header.seq);
+                let mut last = None;
+                for (point, place) in places {
+                    let index = first.and_then(|first| point.seq.0.checked_sub(first.0));
+                    if let Some(frame) = index.and_then(|index| host.unapplied.get_mut(index as usize))
+                        && frame.effects.header.chain == point.chain
+                    {
+                        frame.effects.place = place;
+                        frame.flushed = true;
+                        last = Some(point);
+                    }
+                }
+                last.map(|LogPoint { seq, chain, .. }| Input::Flushed { seq, chain })
+            }
+        };
+        if let Some(input) = input {
+            self.step(at.node, shard, input);
+        }
+    }
+
+    pub(super) fn flush_index(&mut self, at: At) {
+        let idle = self.chance(30);
+        let Some(process) = self.process(at) else { return };
+        if let Err(error) = process.index.flush() {
+            return self.judge(Law::OwnChecks, Err(error.to_string()));
+        }
+        if idle && process.queue.is_idle() && process.volume.write_idle_round().is_err() {
+            return self.crash(at.node, true);
+        }
+        self.met.met("disk: index flushed");
+        let delay = self.swarm.checkpoint / 2 + self.some(self.swarm.checkpoint);
+        self.after(delay, Event::FlushIndex(at));
+    }
+
+    /// How far a node's disk has a log.
+    pub(super) fn stored_end(&self, id: NodeId, shard: ShardId) -> meridian_types::Seq {
+        self.nodes
+            .get(&id)
+            .and_then(|node| node.stored.get(&shard))
+            .map_or_else(Default::default, stored::StoredLog::last)
+    }
+}

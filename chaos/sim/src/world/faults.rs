@@ -1,0 +1,326 @@
+//! What goes wrong, and what operators do meanwhile.
+
+use meridian_metadata::placement::Change;
+use meridian_shard::Home;
+use meridian_types::NodeId;
+use rand::RngExt as _;
+
+use super::placement::join;
+use super::{Event, World};
+use crate::node::Node;
+use crate::swarm::Weights;
+
+/// A fault.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Crash,
+    CrashLeader,
+    CrashMany,
+    Power,
+    PowerAll,
+    Eio,
+    CutOneWay,
+    Isolate,
+    Split,
+    Reset,
+    Clock,
+    Depose,
+    SlowDisk,
+    Freeze,
+    Wan,
+    Drain,
+    Moving,
+    Join,
+    Remove,
+}
+
+impl Kind {
+    fn weighed(weights: &Weights) -> [(Self, u32); 19] {
+        [
+            (Self::Crash, weights.crash),
+            (Self::CrashLeader, weights.crash_leader),
+            (Self::CrashMany, weights.crash_many),
+            (Self::Power, weights.power),
+            (Self::PowerAll, weights.power_all),
+            (Self::Eio, weights.eio),
+            (Self::CutOneWay, weights.cut_one_way),
+            (Self::Isolate, weights.isolate),
+            (Self::Split, weights.split),
+            (Self::Reset, weights.reset),
+            (Self::Clock, weights.clock),
+            (Self::Depose, weights.depose),
+            (Self::SlowDisk, weights.slow_disk),
+            (Self::Freeze, weights.freeze),
+            (Self::Wan, weights.wan),
+            (Self::Drain, weights.drain),
+            (Self::Moving, weights.moving),
+            (Self::Join, weights.join),
+            (Self::Remove, weights.remove),
+        ]
+    }
+}
+
+impl World {
+    pub(super) fn fault(&mut self) {
+        if self.calm {
+            return;
+        }
+        let delay = 1 + self.some(2 * self.swarm.fault_every);
+        self.after(delay, Event::Fault);
+        let kinds = Kind::weighed(&self.swarm.weights);
+        let total: u32 = kinds.iter().map(|(_, weight)| weight).sum();
+        let mut left = self.rng.random_range(0..total);
+        for (kind, weight) in kinds {
+            if left < weight {
+                self.faults += 1;
+                self.trace.line(self.now, format_args!("fault: {kind:?}"));
+                return self.inject(kind);
+            }
+            left -= weight;
+        }
+    }
+
+    fn inject(&mut self, kind: Kind) {
+        let region = self.rng.random_range(0..self.swarm.regions);
+        let up: Vec<NodeId> = self.nodes.values().filter(|node| node.is_up()).map(|node| node.id).collect();
+        let ours: Vec<NodeId> = up.iter().copied().filter(|id| Self::region_of(*id) == region).collect();
+        let Some(one) = self.pick(&ours) else { return };
+        match kind {
+            Kind::Crash => self.crash(one, false),
+            Kind::CrashLeader => {
+                self.met.met("fault: a leader crashes");
+                let power = self.chance(50);
+                let leader = self.leader_in(region).unwrap_or(one);
+                self.crash(leader, power);
+            }
+            Kind::CrashMany => {
+                self.met.met("fault: several crash");
+                for id in ours {
+                    if self.chance(60) {
+                        let power = self.chance(50);
+                        self.crash(id, power);
+                    }
+                }
+            }
+            Kind::Power => self.crash(one, true),
+            Kind::PowerAll => {
+                self.met.met("fault: power lost everywhere");
+                for id in ours {
+                    self.crash(id, true);
+                }
+            }
+            Kind::Eio => {
+                let after = self.some(2);
+                if let Some(node) = self.nodes.get(&one) {
+                    node.disk.fail_sync(after);
+                    self.met.met("fault: an fsync fails");
+                }
+            }
+            Kind::CutOneWay => {
+                if let Some(other) = self.pick(&ours).filter(|other| *other != one) {
+                    self.met.met("fault: cut in one direction");
+                    self.cut_ways(vec![(one, other)], 2_500_000);
+                }
+            }
+            Kind::Isolate => {
+                self.met.met("fault: isolated");
+                let one = if self.chance(50) { self.leader_in(region).unwrap_or(one) } else { one };
+                let mut ways = Vec::new();
+                for other in ours.into_iter().filter(|other| *other != one) {
+                    ways.push((one, other));
+                    ways.push((other, one));
+                }
+                self.cut_ways(ways, 3_000_000);
+            }
+            Kind::Split => {
+                self.met.met("fault: split");
+                // Each pair by itself: some see both sides.
+                let mut ways = Vec::new();
+                for a in &ours {
+                    for b in &ours {
+                        if a < b && self.chance(50) {
+                            ways.push((*a, *b));
+                            ways.push((*b, *a));
+                        }
+                    }
+                }
+                self.cut_ways(ways, 3_000_000);
+            }
+            Kind::Reset => {
+                if let Some(other) = self.pick(&up).filter(|other| *other != one) {
+                    self.met.met("fault: connection reset");
+                    self.reset(one, other);
+                }
+            }
+            Kind::Clock => {
+                self.met.met("fault: clock jumps");
+                let jump = self.rng.random_range(-600_000..=600_000);
+                if let Some(node) = self.nodes.get_mut(&one) {
+                    node.skew = jump;
+                }
+            }
+            Kind::Depose => self.depose(region),
+            Kind::SlowDisk => {
+                self.met.met("fault: slow disk");
+                // Its process stands still, as one that waits for its disk.
+                let until = self.now + self.some(400_000);
+                self.freeze(one, until);
+            }
+            Kind::Freeze => {
+                self.met.met("fault: process stopped");
+                let leader = self.leader_in(region).unwrap_or(one);
+                let until = self.now + 500_000 + self.some(3_000_000);
+                self.freeze(leader, until);
+            }
+            Kind::Wan => {
+                self.met.met("fault: WAN cut");
+                let mut ways = Vec::new();
+                let both = self.chance(50);
+                for other in up.iter().copied().filter(|other| Self::region_of(*other) != region) {
+                    for id in &ours {
+                        ways.push((other, *id));
+                        if both {
+                            ways.push((*id, other));
+                        }
+                    }
+                }
+                self.cut_ways(ways, 5_000_000);
+            }
+            Kind::Drain => {
+                self.met.met("operator: drain");
+                self.propose(region, None, vec![Change::Drain { node: one }]);
+                let back = 1_000_000 + self.some(4_000_000);
+                if self.chance(80) {
+                    self.met.met("operator: undrain");
+                    self.undrain_later(region, one, back);
+                }
+            }
+            Kind::Moving => self.move_one(region),
+            Kind::Join => self.join_one(region),
+            Kind::Remove => {
+                let drained: Vec<NodeId> = self
+                    .nodes
+                    .values()
+                    .filter(|node| node.region == region)
+                    .filter(|node| {
+                        node.placement.node(node.id).is_some() && !node.placement.is_active(node.id)
+                    })
+                    .map(|node| node.id)
+                    .collect();
+                if let Some(node) = self.pick(&drained) {
+                    self.met.met("operator: remove");
+                    self.propose(region, None, vec![Change::Remove { node }]);
+                }
+            }
+        }
+    }
+
+    fn undrain_later(&mut self, region: usize, node: NodeId, after: u64) {
+        use meridian_metadata::placement::Command;
+        let command = Command { changes: vec![Change::Undrain { node }] }.to_bytes();
+        self.after(after, Event::Ordered { region, command });
+    }
+
+    fn move_one(&mut self, region: usize) {
+        let Some(view) =
+            self.nodes.values().filter(|node| node.region == region).max_by_key(|node| node.applied)
+        else {
+            return;
+        };
+        let rows: Vec<_> = view.placement.shards().map(|(shard, row)| (shard, row.members.clone())).collect();
+        let ids: Vec<NodeId> = view.placement.nodes().map(|(id, _)| id).collect();
+        let Some((shard, members)) = self.pick(&rows) else { return };
+        let free: Vec<NodeId> = ids.into_iter().filter(|id| !members.contains(id)).collect();
+        if let (Some(from), Some(to)) = (self.pick(&members), self.pick(&free)) {
+            self.met.met("operator: move");
+            self.propose(region, None, vec![Change::Move { shard, from, to }]);
+        }
+    }
+
+    fn join_one(&mut self, region: usize) {
+        let count = self.nodes.values().filter(|node| node.region == region).count() as u32;
+        if count >= self.swarm.nodes[region] + 3 {
+            return;
+        }
+        let id = NodeId((region as u32 + 1) * 100 + count + 1);
+        self.nodes.insert(id, Node::new(id, region, self.seed, true));
+        self.met.met("operator: join");
+        self.start(id);
+        self.propose(region, None, vec![Change::Join(join(id))]);
+    }
+
+    /// A node that leads something of its own region, or of another.
+    fn leader_in(&mut self, region: usize) -> Option<NodeId> {
+        let leads = |home: Home| {
+            let nodes = self.nodes.values().filter(|node| node.region == region);
+            nodes
+                .filter(|node| {
+                    node.process.as_ref().is_some_and(|process| {
+                        process.hosts.values().any(|host| host.home == home && host.replica.leads().is_some())
+                    })
+                })
+                .map(|node| node.id)
+                .collect::<Vec<_>>()
+        };
+        let (home, copies) = (leads(Home::Origin), leads(Home::Copy));
+        if self.chance(70) { self.pick(&home) } else { self.pick(&copies) }
+    }
+
+    fn freeze(&mut self, id: NodeId, until: u64) {
+        if let Some(node) = self.nodes.get_mut(&id).filter(|node| node.is_up()) {
+            node.frozen_until = node.frozen_until.max(until);
+        }
+    }
+
+    fn cut_ways(&mut self, ways: Vec<(NodeId, NodeId)>, longest: u64) {
+        for (from, to) in &ways {
+            self.network.cut(*from, *to);
+        }
+        let for_so_long = 100_000 + self.some(longest);
+        self.after(for_so_long, Event::Mend(ways));
+    }
+
+    /// Opens ways again; what stood is gone, for it stood too long.
+    pub(super) fn mend(&mut self, ways: &[(NodeId, NodeId)]) {
+        let mut pairs = Vec::new();
+        for (from, to) in ways {
+            self.network.mend(*from, *to);
+            pairs.push(crate::network::pair(*from, *to));
+        }
+        pairs.sort_unstable();
+        pairs.dedup();
+        for (a, b) in pairs {
+            self.reset(a, b);
+        }
+    }
+
+    /// A crash at the worst moment: just after a promise, or an election.
+    pub(super) fn ambush(&mut self, id: NodeId) {
+        let percent = self.swarm.ambush;
+        if !self.calm && percent > 0 && self.chance(percent) && self.now > 1_500_000 {
+            self.met.met("fault: ambush");
+            let delay = self.some(2 * self.swarm.way + self.swarm.sync);
+            let until = self.now + delay;
+            match self.rng.random_range(0..3) {
+                0 => self.freeze(id, until + 300_000),
+                1 => {
+                    let region = Self::region_of(id);
+                    let others: Vec<NodeId> = self
+                        .nodes
+                        .values()
+                        .filter(|node| node.region == region && node.id != id && node.is_up())
+                        .map(|node| node.id)
+                        .collect();
+                    let ways = others.iter().flat_map(|other| [(id, *other), (*other, id)]).collect();
+                    self.cut_ways(ways, 1_500_000);
+                }
+                // In the middle of something: the disk goes with its next operations.
+                _ => {
+                    if let Some(node) = self.nodes.get(&id) {
+                        node.disk.crash_at(node.disk.ops() + 1 + delay % 6);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The copy's end of links: what `mirror/src/links.rs` does around the real core.
+
+use meridian_mirror::{CopyState, LinkConfig, LinkEffect, LinkInput, RefusedReason, ShardFault};
+use meridian_shard::{Home, Input};
+use meridian_types::{NodeId, ShardId};
+use std::time::Duration;
+
+use super::{At, Event, Reply, World};
+use crate::check::Law;
+use crate::node::Session;
+
+/// Whether a link turns to the next node of its source after a while. The core stays with a node that does not have a shard
+/// for as long as the connection stands: until that is mended the shell turns on.
+const TURNS_ON: bool = true;
+
+/// A connection of a link.
+pub struct Connection {
+    pub sink: At,
+    pub source: At,
+    /// When the last message of each direction arrives: it keeps their order.
+    pub arrivals: [u64; 2],
+}
+
+impl World {
+    pub(super) fn link_config(credit: u64) -> LinkConfig {
+        LinkConfig { credit_bytes: credit, stall_ms: 2_000, retry_ms: 200, hosting_incarnation: 1 }
+    }
+
+    pub(super) fn link_tick(&mut self, at: At) {
+        let Some(process) = self.process(at) else { return };
+        let regions: Vec<usize> = process.links.keys().copied().collect();
+        for region in regions {
+            self.link(at, region, LinkInput::Tick);
+            self.turn_on(at, region);
+        }
+        self.after(100_000, Event::LinkTick(at));
+    }
+
+    /// To the next node of the source region, see [`TURNS_ON`].
+    fn turn_on(&mut self, at: At, region: usize) {
+        let now = self.now;
+        let soon = self.chance(10);
+        let Some(link) = self.process(at).and_then(|process| process.links.get_mut(&region)) else { return };
+        let due = now > link.since + 8_000_000 || (link.refused && soon && now > link.since + 1_000_000);
+        if let Some((connection, _)) = link.connection.filter(|_| TURNS_ON && due) {
+            self.end_link(connection);
+        }
+    }
+
+    pub(super) fn link_connect(&mut self, at: At, region: usize) {
+        let ids: Vec<NodeId> =
+            self.nodes.values().filter(|node| node.region == region).map(|node| node.id).collect();
+        let Some(link) = self.process(at).and_then(|process| process.links.get_mut(&region)) else { return };
+        if link.connection.is_some() {
+            return;
+        }
+        let source = ids[link.attempts as usize % ids.len()];
+        link.attempts = link.attempts.wrapping_add(1);
+        let open = self.network.is_connected(at.node, source);
+        let Some(there) = self.here(source).filter(|_| open) else {
+            let delay = 50_000 + self.some(400_000);
+            return self.after(delay, Event::LinkConnect(at, region));
+        };
+        let (connection, now) = (self.number(), self.now);
+        let to_region = Self::region_of(at.node);
+        if let Some(link) = self.process(at).and_then(|process| process.links.get_mut(&region)) {
+            (link.connection, link.since, link.refused) = (Some((connection, source)), now, false);
+        }
+        if let Some(process) = self.process(there) {
+            process.sessions.insert(
+                connection,
+                Session { feed: meridian_mirror::Feed::default(), to: at.node, to_region },
+            );
+        }
+        self.connections.insert(connection, Connection { sink: at, source: there, arrivals: [0, 0] });
+        self.met.met("link: connected");
+        let delay = 500 + self.some(self.swarm.wan);
+        self.after(delay, Event::LinkConnected(connection));
+        self.after(delay, Event::SessionTick(connection, 1));
+    }
+
+    pub(super) fn link_connected(&mut self, connection: u64) {
+        let Some(sink) =
+            self.connections.get(&connection).map(|it| (it.sink, Self::region_of(it.source.node)))
+        else {
+            return;
+        };
+        self.link(sink.0, sink.1, LinkInput::Connected);
+    }
+
+    /// A step of a link's core, and its effects.
+    pub(super) fn link(&mut self, at: At, region: usize, input: LinkInput) {
+        let now = self.clock(at.node);
+        let Some(link) = self.process(at).and_then(|process| process.links.get_mut(&region)) else { return };
+        let mut effects = Vec::new();
+        link.core.step(input, now, &mut effects);
+        let connection = link.connection.map(|(connection, _)| connection);
+        for effect in effects {
+            match effect {
+                LinkEffect::Append(shard, frames) => {
+                    self.met.met("link: Append");
+                    for frame in frames {
+                        self.step(at.node, shard, Input::Copy(frame));
+                    }
+                }
+                LinkEffect::Reconnect => {
+                    self.met.met("link: Reconnect");
+                    if let Some(connection) = connection {
+                        self.end_link(connection);
+                    }
+                    return;
+                }
+                request => {
+                    self.met.met(request_name(&request));
+                    if let Some(connection) = connection {
+                        self.send_on_link(connection, 0, Err(request));
+                    }
+                }
+            }
+        }
+    }
+
+    /// `way` 0: to the source; 1: to the copy.
+    pub(super) fn send_on_link(&mut self, connection: u64, way: usize, what: Result<Reply, LinkEffect>) {
+        let delay = 100 + self.some(self.swarm.wan);
+        let time = self.now + delay;
+        let Some(it) = self.connections.get_mut(&connection) else { return };
+        let (from, to) = if way == 0 { (it.sink, it.source) } else { (it.source, it.sink) };
+        if !self.network.is_open(from.node, to.node) {
+            // It goes nowhere, and nobody is told: the watchdog's case.
+            self.met.met("link: swallowed");
+            return;
+        }
+        it.arrivals[way] = it.arrivals[way].max(time);
+        let time = it.arrivals[way];
+        let event = match what {
+            Ok(reply) => Event::LinkReply(connection, Box::new(reply)),
+            Err(request) => Event::LinkRequest(connection, Box::new(request)),
+        };
+        self.at(time, event);
+    }
+
+    pub(super) fn link_reply(&mut self, connection: u64, reply: Reply) {
+        use meridian_mirror::FeedEffect;
+        let Some(it) = self.connections.get(&connection) else { return };
+        let (at, region) = (it.sink, Self::region_of(it.source.node));
+        let believed =
+            self.process(at).and_then(|process| process.links.get(&region)).and_then(|link| link.connection);
+        if believed.map(|(number, _)| number) != Some(connection) {
+            return;
+        }
+        let input = match reply {
+            Reply::Pong => LinkInput::Pong(Duration::from_millis(1)),
+            Reply::Feed(FeedEffect::Push { shard, frames }) => LinkInput::Frames { shard, frames },
+            Reply::Feed(FeedEffect::Mark(shard, mark)) => LinkInput::Mark(shard, mark),
+            Reply::Feed(FeedEffect::Refuse { shard, reason, last, message }) => {
+                self.met.met(match reason {
+                    RefusedReason::Behind => "link: refused, behind",
+                    RefusedReason::UnknownShard => "link: refused, unknown shard",
+                    RefusedReason::ChainDiffers => "link: refused, chain differs",
+                    RefusedReason::OriginShorter => "link: refused, origin shorter",
+                    RefusedReason::Damaged => "link: refused, damaged",
+                });
+                if matches!(
+                    reason,
+                    RefusedReason::ChainDiffers | RefusedReason::OriginShorter | RefusedReason::Damaged
+                ) {
+                    let what = format!(
+                        "the source {region} refuses {shard} to node {}: {reason:?}, {message}",
+                        at.node
+                    );
+                    self.judge(Law::NoFault, Err(what));
+                }
+                if let Some(link) = self.process(at).and_then(|process| process.links.get_mut(&region)) {
+                    link.refused = true;
+                }
+                LinkInput::Refused { shard, reason, last, message }
+            }
+            Reply::Feed(_) => return,
+        };
+        self.link(at, region, input);
+    }
+
+    /// A link's connection ends; the copy's end learns of it and connects anew.
+    pub(super) fn end_link(&mut self, connection: u64) {
+        let Some(it) = self.connections.remove(&connection) else { return };
+        if let Some(process) = self.process(it.source) {
+            process.sessions.remove(&connection);
+        }
+        let region = Self::region_of(it.source.node);
+        if let Some(link) = self.process(it.sink).and_then(|process| process.links.get_mut(&region)) {
+            link.connection = None;
+            self.link(it.sink, region, LinkInput::Disconnected);
+            let delay = 20_000 + self.some(300_000);
+            self.after(delay, Event::LinkConnect(it.sink, region));
+        }
+    }
+
+    pub(super) fn end_links_of(&mut self, id: NodeId) {
+        self.end_links(|a, b| a == id || b == id);
+    }
+
+    pub(super) fn end_links_between(&mut self, a: NodeId, b: NodeId) {
+        self.end_links(|one, other| (one, other) == (a, b) || (one, other) == (b, a));
+    }
+
+    fn end_links(&mut self, which: impl Fn(NodeId, NodeId) -> bool) {
+        let ended: Vec<u64> = self
+            .connections
+            .iter()
+            .filter(|(_, it)| which(it.sink.node, it.source.node))
+            .map(|(connection, _)| *connection)
+            .collect();
+        for connection in ended {
+            self.end_link(connection);
+        }
+    }
+
+    /// The link that feeds a copy is about to be told how that is.
+    pub(super) fn show_soon(&mut self, at: At, shard: ShardId) {
+        let Some(host) = self.process(at).and_then(|process| process.hosts.get_mut(&shard)) else { return };
+        if host.home == Home::Copy && !host.showing {
+            host.showing = true;
+            let delay = self.some(3_000);
+            self.after(delay, Event::ShowCopy(at, shard));
+        }
+    }
+
+    pub(super) fn show_copy(&mut self, at: At, shard: ShardId) {
+        let region = usize::from(shard.origin.region.0) - 1;
+        let Some(host) = self.process(at).and_then(|process| process.hosts.get_mut(&shard)) else { return };
+        host.showing = false;
+        let marks = host.replica.marks();
+        let state = CopyState {
+            appended: marks.appended,
+            chain: host.replica.chain(),
+            durable: marks.applied,
+            totals: host.totals,
+            hlc: host.applied_hlc,
+            leads: host.replica.leads(),
+            follows: host.replica.follows().is_some(),
+            fault: host.fault.as_ref().map(|fault| ShardFault {
+                shard,
+                seq: marks.appended.next(),
+                reason: "CHAIN_DIFFERS",
+                message: fault.to_string(),
+            }),
+        };
+        self.link(at, region, LinkInput::Copy(shard, state));
+    }
+}
+
+fn request_name(request: &LinkEffect) -> &'static str {
+    match request {
+        LinkEffect::Fetch { .. } => "link: Fetch",
+        LinkEffect::Credit(_) => "link: Credit",
+        LinkEffect::Stop(_) => "link: Stop",
+        LinkEffect::Durable(..) => "link: Durable",
+        LinkEffect::Ping => "link: Ping",
+        LinkEffect::Append(..) | LinkEffect::Reconnect => "link: other",
+    }
+}

@@ -1,0 +1,272 @@
+//! A history: one scheduler, one thread, one seed.
+//!
+//! Real are the cores, the volume, the index and the machines. Simulated are time, the network, disks, the tasks that
+//! execute effects (in the order of `shard/src/task.rs`), and Raft, as an order of commands that everybody learns of
+//! sooner or later.
+
+mod clients;
+mod crashes;
+mod disk;
+mod event;
+mod faults;
+mod healing;
+mod links;
+mod messages;
+mod observe;
+mod placement;
+mod replicas;
+mod sessions;
+
+use std::collections::BTreeMap;
+
+use meridian_shard::ReplicaSet;
+use meridian_storage::VolumeConfig;
+use meridian_types::{LeaderEpoch, NodeId, Origin, RegionId, ShardId, ShardNo, Timestamp};
+use rand::rngs::Xoshiro256PlusPlus as Rng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use crate::check::{Law, Laws};
+use crate::coverage::Coverage;
+use crate::network::Network;
+use crate::node::Node;
+use crate::swarm::Swarm;
+use crate::trace::Trace;
+use clients::Clients;
+pub use event::{At, Event, Packet, Reply};
+use links::Connection;
+use placement::Group;
+
+/// The clocks' zero in milliseconds, so that they can jump back.
+const EPOCH: u64 = 10_000_000_000;
+/// How long all may take to get well, in µs.
+const HEALING: u64 = 120_000_000;
+
+/// A history under way.
+pub struct World {
+    pub seed: u64,
+    pub rng: Rng,
+    pub swarm: Swarm,
+    /// In µs.
+    pub now: u64,
+    events: BTreeMap<(u64, u64), Event>,
+    next_event: u64,
+    pub nodes: BTreeMap<NodeId, Node>,
+    pub groups: Vec<Group>,
+    pub network: Network,
+    connections: BTreeMap<u64, Connection>,
+    /// The set of each leadership in each region.
+    sets: BTreeMap<(usize, ShardId, LeaderEpoch), ReplicaSet>,
+    pub clients: Clients,
+    pub laws: Laws,
+    pub trace: Trace,
+    pub met: Coverage,
+    next_number: u64,
+    /// No more faults.
+    pub calm: bool,
+    pub faults: u64,
+    pub operations: u64,
+    pub steps: u64,
+}
+
+impl World {
+    /// A world before its first event.
+    pub fn new(seed: u64, keep_trace: bool) -> Self {
+        let mut rng = Rng::seed_from_u64(seed);
+        let swarm = Swarm::draw(&mut rng);
+        let mut world = Self {
+            seed,
+            clients: Clients::new(&swarm, &mut rng),
+            rng,
+            now: 0,
+            events: BTreeMap::new(),
+            next_event: 0,
+            nodes: BTreeMap::new(),
+            groups: Vec::new(),
+            network: Network::default(),
+            connections: BTreeMap::new(),
+            sets: BTreeMap::new(),
+            laws: Laws::default(),
+            trace: Trace::new(keep_trace),
+            met: Coverage::default(),
+            next_number: 0,
+            calm: false,
+            faults: 0,
+            operations: 0,
+            steps: 0,
+            swarm,
+        };
+        let swarm = world.swarm.clone();
+        world.trace.line(0, format_args!("{swarm:?}"));
+        for region in 0..swarm.regions {
+            world.found(region);
+        }
+        let ids: Vec<NodeId> = world.nodes.values().filter(|node| node.joined).map(|node| node.id).collect();
+        for id in ids {
+            world.start(id);
+        }
+        for region in 0..swarm.regions {
+            world.after(0, Event::GroupTick(region));
+        }
+        world.after(1_000_000, Event::Operation);
+        world.after(1_200_000, Event::Fault);
+        world
+    }
+
+    /// Runs it to its end: faults, then healing, then the last checks.
+    pub fn run(&mut self) {
+        while !self.is_over() && (self.now < self.swarm.chaos || self.operations < 100 || self.faults < 3) {
+            self.next();
+        }
+        self.heal();
+        let deadline = self.now + HEALING;
+        while !self.is_over() {
+            let missing = self.missing();
+            if missing.is_empty() {
+                break;
+            }
+            if self.now > deadline {
+                let verdict = crate::check::liveness::well(&missing, HEALING);
+                return self.laws.judge(Law::GetsWell, verdict);
+            }
+            let until = self.now + 200_000;
+            while self.now < until && !self.is_over() {
+                self.next();
+            }
+        }
+        if !self.is_over() {
+            self.last_checks();
+        }
+    }
+
+    /// A law is broken.
+    pub fn is_over(&self) -> bool {
+        self.laws.breach.is_some()
+    }
+
+    pub fn judge(&mut self, law: Law, verdict: Result<(), String>) {
+        if let Err(what) = &verdict {
+            self.trace.line(self.now, format_args!("BREACH of {law}: {what}"));
+        }
+        self.laws.judge(law, verdict);
+    }
+
+    /// A number that was never given before.
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    fn at(&mut self, time: u64, event: Event) {
+        self.events.insert((time.max(self.now), self.next_event), event);
+        self.next_event += 1;
+    }
+
+    fn after(&mut self, delay: u64, event: Event) {
+        self.at(self.now + delay, event);
+    }
+
+    fn some(&mut self, most: u64) -> u64 {
+        self.rng.random_range(0..=most)
+    }
+
+    fn chance(&mut self, percent: u32) -> bool {
+        self.rng.random_range(0..100) < percent
+    }
+
+    fn pick<T: Clone>(&mut self, of: &[T]) -> Option<T> {
+        if of.is_empty() { None } else { Some(of[self.rng.random_range(0..of.len())].clone()) }
+    }
+
+    /// Milliseconds that do not jump.
+    fn steady(&self) -> Timestamp {
+        Timestamp(self.now / 1000)
+    }
+
+    /// What a node's clock says.
+    fn clock(&self, id: NodeId) -> Timestamp {
+        let skew = self.nodes.get(&id).map_or(0, |node| node.skew);
+        Timestamp((EPOCH + self.now / 1000).saturating_add_signed(skew))
+    }
+
+    fn origin(region: usize) -> Origin {
+        Origin::first(RegionId(region as u16 + 1))
+    }
+
+    fn region_of(id: NodeId) -> usize {
+        (id.0 / 100) as usize - 1
+    }
+
+    fn shards(&self) -> Vec<ShardId> {
+        let origins = (0..self.swarm.regions).map(Self::origin);
+        origins
+            .flat_map(|origin| (0..self.swarm.shards).map(move |no| ShardId { origin, no: ShardNo(no) }))
+            .collect()
+    }
+
+    fn volume_config(&self) -> VolumeConfig {
+        VolumeConfig {
+            file_bytes: self.swarm.file_bytes,
+            max_round_bytes: 16 << 10,
+            stock: 1,
+            reserve_bytes: 0,
+        }
+    }
+
+    /// The process, if it still runs.
+    fn process(&mut self, at: At) -> Option<&mut crate::node::Process> {
+        self.nodes.get_mut(&at.node)?.process.as_mut().filter(|process| process.life == at.life)
+    }
+
+    fn here(&self, node: NodeId) -> Option<At> {
+        let life = self.nodes.get(&node)?.process.as_ref()?.life;
+        Some(At { node, life })
+    }
+
+    fn next(&mut self) {
+        let Some(((time, _), event)) = self.events.pop_first() else { return };
+        self.now = time;
+        if let Some(until) = event.node().and_then(|id| self.nodes.get(&id)).map(|node| node.frozen_until)
+            && until > self.now
+        {
+            return self.at(until, event);
+        }
+        self.steps += 1;
+        match event {
+            Event::RoundBegins(at) => self.round_begins(at),
+            Event::RoundEnds(at) => self.round_ends(at),
+            Event::Synced(at, shard, synced) => self.synced(at, shard, synced),
+            Event::FlushIndex(at) => self.flush_index(at),
+            Event::Start(id) => self.start(id),
+            Event::Packet { from, to, connection, packet } => self.arrives(from, to, connection, *packet),
+            Event::Connected { node, peer, connection } => self.connected(node, peer, connection),
+            Event::Pump { at, shard, to } => self.pump(at, shard, to),
+            Event::Heartbeat(at) => self.heartbeat(at),
+            Event::ConfirmEnds(at, shard, request) => self.confirmed(at, shard, request, None),
+            Event::GroupTick(region) => self.group_tick(region),
+            Event::SeatTick(region, seat) => self.seat_tick(region, seat),
+            Event::SeatEnds(region, seat) => self.seat_ends(region, seat),
+            Event::Ordered { region, command } => self.ordered(region, command),
+            Event::NotOrdered { region, seat } => {
+                self.drive(region, seat, meridian_metadata::driver::Input::Refused);
+            }
+            Event::ApplyPlacement(id) => self.apply_placement(id),
+            Event::LinkTick(at) => self.link_tick(at),
+            Event::LinkConnect(at, region) => self.link_connect(at, region),
+            Event::LinkConnected(connection) => self.link_connected(connection),
+            Event::LinkRequest(connection, request) => self.link_request(connection, *request),
+            Event::LinkReply(connection, reply) => self.link_reply(connection, *reply),
+            Event::SessionTick(connection, count) => self.session_tick(connection, count),
+            Event::SessionLooks(connection, input) => self.session(connection, *input),
+            Event::ShowCopy(at, shard) => self.show_copy(at, shard),
+            Event::Operation => self.operation(),
+            Event::Publish { node, client, ticket, publish } => {
+                self.publish_arrives(node, client, ticket, publish)
+            }
+            Event::Answer { client, batch, answer } => self.answered(client, batch, answer),
+            Event::TimedOut { client, ticket } => self.timed_out(client, ticket),
+            Event::Kick(client) => self.kick(client),
+            Event::Fault => self.fault(),
+            Event::Mend(ways) => self.mend(&ways),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What operators see of a region's shards and nodes, and what they can wish for.
+
+use std::collections::BTreeMap;
+
+use meridian_metadata::placement::{Change, NodeState, ShardRow};
+use meridian_region::WishError;
+use meridian_shard::{Progress, ShardHandle};
+use meridian_types::{NodeId, ShardId, ShardNo};
+use meridian_wire::{ApiError, Reason, v1};
+
+use crate::shared::Gateway;
+
+impl Gateway {
+    /// Every shard that the region has a replica of, and how far this node's own are.
+    pub(crate) fn shards(&self) -> v1::ListShardsResponse {
+        let here: BTreeMap<ShardId, ShardHandle> =
+            self.host().all().into_iter().map(|shard| (shard.id, shard)).collect();
+        let state = self.region().placement();
+        let me = self.me().node;
+        let shards = state.shards().map(|(shard, row)| {
+            let is_replica = row.members.contains(&me) || row.learner == Some(me);
+            let progress = here.get(&shard).filter(|_| is_replica).map(ShardHandle::progress);
+            shard_to_wire(shard, row, me, progress.as_ref())
+        });
+        v1::ListShardsResponse { node: me.0, region: self.me().region.to_string(), shards: shards.collect() }
+    }
+
+    /// Whether a node of this region is being emptied; none: it is of another region.
+    pub(crate) fn is_draining_node(&self, node: NodeId) -> Option<bool> {
+        let state = self.region().placement();
+        state.node(node).map(|row| row.state == NodeState::Draining)
+    }
+
+    /// Whether a node of this region was heard lately; none: it is of another region.
+    pub(crate) fn is_live_node(&self, node: NodeId) -> Option<bool> {
+        self.region().placement().node(node).map(|_| self.region().is_live(node))
+    }
+
+    /// Has a node emptied, or used again.
+    pub(crate) async fn drain_node(
+        &self,
+        request: &v1::DrainNodeRequest,
+    ) -> Result<v1::DrainNodeResponse, ApiError> {
+        let node = NodeId(request.node);
+        self.wish(if request.undo { Change::Undrain { node } } else { Change::Drain { node } }).await?;
+        Ok(v1::DrainNodeResponse {})
+    }
+
+    /// Takes an emptied node out of its region.
+    pub(crate) async fn remove_node(
+        &self,
+        request: &v1::RemoveNodeRequest,
+    ) -> Result<v1::RemoveNodeResponse, ApiError> {
+        self.wish(Change::Remove { node: NodeId(request.node) }).await?;
+        Ok(v1::RemoveNodeResponse {})
+    }
+
+    /// Has a replica moved.
+    pub(crate) async fn move_replica(
+        &self,
+        request: &v1::MoveShardRequest,
+    ) -> Result<v1::MoveShardResponse, ApiError> {
+        let origin = meridian_wire::origin(request.origin.as_ref())?;
+        let no = u16::try_from(request.number).map_err(|_| {
+            ApiError::new(Reason::InvalidArgument, format!("there is no shard {}", request.number))
+        })?;
+        let shard = ShardId { origin, no: ShardNo(no) };
+        let (from, to) = (NodeId(request.from), NodeId(request.to));
+        self.wish(Change::Move { shard, from, to }).await?;
+        Ok(v1::MoveShardResponse {})
+    }
+
+    async fn wish(&self, change: Change) -> Result<(), ApiError> {
+        self.check_ready()?;
+        self.region().wish(change).await.map_err(|error| match error {
+            WishError::Refused(why) => ApiError::new(Reason::PlacementRefused, why),
+            WishError::Group(error) => ApiError::from(error),
+        })
+    }
+}
+
+fn shard_to_wire(shard: ShardId, row: &ShardRow, me: NodeId, here: Option<&Progress>) -> v1::Shard {
+    use v1::shard::Role;
+    let placed = row.leader().map(|elected| (elected.node, elected.epoch));
+    // What the replica here knows may be newer than what this node has heard of placement, or older.
+    let known = here.and_then(|p| p.leads.map(|epoch| (me, epoch)).or(p.follows));
+    let leader = placed.into_iter().chain(known).max_by_key(|(_, epoch)| *epoch);
+    let leader = leader.filter(|(_, epoch)| *epoch >= row.begun);
+    let role = match here {
+        None => Role::NotHere,
+        Some(progress) if progress.leads.is_some() => Role::Leader,
+        Some(progress) if progress.follows.is_some() => Role::Follower,
+        Some(_) => Role::Idle,
+    };
+    v1::Shard {
+        origin: Some(shard.origin.into()),
+        number: u32::from(shard.no.0),
+        epoch: leader.map_or(row.begun, |(_, epoch)| epoch).0,
+        leader: leader.map(|(node, _)| node.0),
+        members: row.members.iter().map(|node| node.0).collect(),
+        learner: row.learner.map(|node| node.0),
+        version: row.version.0,
+        changing: row.previous.is_some() || row.learner.is_some() || row.moving.is_some(),
+        role: role.into(),
+        appended: here.map_or(0, |progress| progress.appended.0),
+        committed: here.map_or(0, |progress| progress.committed.0),
+        applied: here.map_or(0, |progress| progress.applied.0),
+        damaged: here.is_some_and(|progress| progress.damaged),
+    }
+}

@@ -1,0 +1,181 @@
+//! How a shard's set comes to be what it should: dead, draining and moved replicas are replaced one at a time, through a
+//! learner. The new one is in before the old one is out, so that the set is never smaller than it was.
+
+use std::collections::BTreeMap;
+
+use meridian_types::{NodeId, Timestamp};
+
+use super::core::Driver;
+use super::input::Led;
+use super::rank::{For, rank};
+use super::watch::{At, Plan, Watch};
+use crate::placement::{Change, Move, Placement, majority};
+
+/// What a set needs next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goal {
+    Nothing,
+    /// Another replica, on that node where one is named.
+    Add(Option<NodeId>),
+    /// That replica is too many.
+    Drop(NodeId),
+    /// What the operator asked for is done or cannot be done.
+    CancelMove,
+}
+
+impl Driver {
+    /// For a shard whose leader leads and whose last change has settled.
+    pub(super) fn repair(&self, at: At<'_>, led: Led, watch: &mut Watch, plan: &mut Plan) {
+        let At { state, shard, row, now } = at;
+        let goal = match row.moving {
+            Some(moving) => self.goal_of_move(at, moving, led, plan),
+            None => self.goal(at, led, plan),
+        };
+        if let Some(learner) = row.learner {
+            let named = |to: Option<NodeId>| to.is_none_or(|to| to == learner);
+            let is_wanted = match goal {
+                Goal::Add(to) if named(to) => true,
+                // Where an operator's move waits for a repair, the repair goes on.
+                Goal::Add(_) => self.goal(at, led, plan) == Goal::Add(None),
+                _ => false,
+            };
+            let given_up = !state.is_active(learner)
+                || self.liveness.is_full(learner)
+                || self.liveness.is_dead_for(learner, self.config.learner_grace, now);
+            if !is_wanted || given_up {
+                plan.propose(
+                    watch,
+                    Some(row),
+                    now,
+                    Change::Learner { shard, version: row.version, node: None },
+                );
+            } else if led.caught_up == Some(learner) {
+                let mut members = row.members.clone();
+                members.push(learner);
+                members.sort_unstable();
+                self.change(at, members, watch, plan);
+            }
+            return;
+        }
+        match goal {
+            Goal::Nothing => {}
+            Goal::CancelMove => {
+                plan.propose(watch, Some(row), now, Change::CancelMove { shard });
+            }
+            Goal::Drop(node) => {
+                let members = row.members.iter().filter(|member| **member != node).copied().collect();
+                self.change(at, members, watch, plan);
+            }
+            Goal::Add(to) => {
+                if plan.changing >= self.config.changes_at_once {
+                    return;
+                }
+                let Some(node) = to.or_else(|| self.newcomer(at, plan)) else { return };
+                if !self.has_room(state, node, now) {
+                    return;
+                }
+                let version = row.version;
+                if plan.propose(watch, Some(row), now, Change::Learner { shard, version, node: Some(node) }) {
+                    plan.changing += 1;
+                    *load(state, plan).entry(node).or_default() += 1;
+                }
+            }
+        }
+    }
+
+    /// Proposes a set, unless it or the present one has no live majority: the election that follows could not end.
+    fn change(&self, at: At<'_>, members: Vec<NodeId>, watch: &mut Watch, plan: &mut Plan) {
+        let At { state, shard, row, now } = at;
+        let can_elect = |set: &[NodeId]| {
+            set.iter().filter(|node| self.is_live(state, **node, now)).count() >= majority(set)
+        };
+        if can_elect(&members) && can_elect(&row.members) {
+            plan.propose(watch, Some(row), now, Change::Change { shard, version: row.version, members });
+        }
+    }
+
+    fn goal_of_move(&self, at: At<'_>, moving: Move, led: Led, plan: &mut Plan) -> Goal {
+        let At { state, row, now, .. } = at;
+        let Move { from, to } = moving;
+        if !row.members.contains(&from) {
+            return Goal::CancelMove;
+        }
+        if row.members.contains(&to) {
+            return Goal::Drop(from);
+        }
+        if !state.is_active(to)
+            || self.liveness.is_full(to)
+            || self.liveness.is_dead_for(to, self.config.learner_grace, now)
+        {
+            return Goal::CancelMove;
+        }
+        match self.goal(at, led, plan) {
+            Goal::Drop(node) => Goal::Drop(node),
+            _ => Goal::Add(Some(to)),
+        }
+    }
+
+    fn goal(&self, at: At<'_>, led: Led, plan: &mut Plan) -> Goal {
+        let At { state, row, now, .. } = at;
+        let active = state.nodes().filter(|(id, _)| state.is_active(*id)).count();
+        let target = state.replication().min(active).max(1);
+        if row.members.len() > target {
+            return Goal::Drop(self.superfluous(at, led, plan));
+        }
+        let must_go = |node: &NodeId| {
+            !state.is_active(*node) || self.liveness.is_dead_for(*node, self.config.grace, now)
+        };
+        if row.members.len() < target || row.members.iter().any(must_go) {
+            return Goal::Add(None);
+        }
+        Goal::Nothing
+    }
+
+    /// Who is dropped from a set that is too large: a draining one, else the longest dead, else one of the fullest node
+    /// that does not lead.
+    fn superfluous(&self, at: At<'_>, led: Led, plan: &mut Plan) -> NodeId {
+        let At { state, shard, row, now } = at;
+        let load = load(state, plan);
+        let key = |node: &NodeId| {
+            let live = self.is_live(state, *node, now);
+            let leads = self.liveness.led(*node, shard).is_some_and(|other| other.epoch == led.epoch);
+            let moves = row.moving.is_some_and(|moving| moving.from == *node);
+            (
+                state.is_active(*node),
+                live,
+                if live { Timestamp(0) } else { self.liveness.last_heard(*node) },
+                leads,
+                moves,
+                std::cmp::Reverse(load.get(node).copied().unwrap_or(0)),
+                rank(For::Holding, shard, *node),
+            )
+        };
+        row.members.iter().copied().min_by_key(key).unwrap_or_default()
+    }
+
+    /// The node with the fewest replicas among those that can take one.
+    fn newcomer(&self, at: At<'_>, plan: &mut Plan) -> Option<NodeId> {
+        let At { state, shard, row, now } = at;
+        let load = load(state, plan);
+        state
+            .nodes()
+            .map(|(id, _)| id)
+            .filter(|id| !row.members.contains(id) && self.has_room(state, *id, now))
+            .min_by_key(|id| {
+                (load.get(id).copied().unwrap_or(0), std::cmp::Reverse(rank(For::Holding, shard, *id)))
+            })
+    }
+}
+
+/// How many replicas each node has or is getting.
+fn load<'a>(state: &Placement, plan: &'a mut Plan) -> &'a mut BTreeMap<NodeId, usize> {
+    plan.load.get_or_insert_with(|| {
+        let mut load = BTreeMap::new();
+        for (_, row) in state.shards() {
+            for node in row.members.iter().chain(row.learner.iter()) {
+                *load.entry(*node).or_default() += 1;
+            }
+        }
+        load
+    })
+}

@@ -1,0 +1,157 @@
+//! Sets: rows that are made, replicas that are replaced, moved, and never given up too early.
+
+use super::*;
+use crate::placement::RefusalCode;
+
+const GRACE: u64 = 300_000;
+
+impl Bench {
+    /// Elections of shard 0 end at once, as if every live replica had the same log.
+    fn answer_all(&mut self, beating: &[u32]) {
+        for node in beating {
+            if self.leader().is_none() && self.row().is_voter(NodeId(*node)) {
+                self.answer(*node, end(1, 9));
+            }
+        }
+    }
+
+    /// Until nothing changes any more, with learners that catch up at once.
+    fn settle(&mut self, beating: &[u32]) {
+        for _ in 0..50 {
+            self.caught_up = self.row().learner.map(|node| node.0);
+            self.run(100, beating);
+            self.answer_all(beating);
+        }
+    }
+}
+
+#[test]
+fn wanted_shards_are_created_on_nodes_that_are_there() {
+    let mut bench = Bench::new(4);
+    bench.full = vec![4];
+    bench.hold = true;
+    bench.input(Input::Wanted((0..20).map(shard).collect()));
+    bench.run(400, &[1, 2, 4]);
+    assert_eq!(bench.proposed, [], "node 3 may yet be heard");
+    bench.run(200, &[1, 2, 4]);
+    assert_eq!(bench.proposed.len(), 20);
+    for change in &bench.proposed {
+        let Change::Create { members, .. } = change else { panic!("{change:?}") };
+        assert_eq!(*members, ids(&[1, 2]), "as many as there are; not the full one");
+    }
+}
+
+#[test]
+fn a_dead_member_is_replaced_after_its_grace() {
+    let mut bench = Bench::led(4, &[1, 2, 3], 1);
+    bench.run(GRACE - 1_000, &[1, 2, 4]);
+    assert_eq!(bench.row().learner, None);
+    bench.run(2_000, &[1, 2, 4]);
+    assert_eq!(bench.row().learner, Some(NodeId(4)));
+    bench.run(2_000, &[1, 2, 4]);
+    assert_eq!(bench.row().members, ids(&[1, 2, 3]), "not before it has caught up");
+    bench.settle(&[1, 2, 4]);
+    assert_eq!((bench.row().members.clone(), bench.row().previous.clone()), (ids(&[1, 2, 4]), None));
+    assert_eq!(bench.begins(), 0, "each change has begun its own epoch");
+}
+
+#[test]
+fn a_member_that_comes_back_in_time_stays() {
+    let mut bench = Bench::led(4, &[1, 2, 3], 1);
+    bench.run(GRACE + 1_000, &[1, 2, 4]);
+    assert_eq!(bench.row().learner, Some(NodeId(4)));
+    bench.run(500, &[1, 2, 3, 4]);
+    assert_eq!((bench.row().learner, bench.row().members.clone()), (None, ids(&[1, 2, 3])));
+}
+
+#[test]
+fn no_learner_on_a_full_or_draining_node() {
+    let mut bench = Bench::led(5, &[1, 2, 3], 1);
+    bench.full = vec![4];
+    bench.change(Change::Drain { node: NodeId(5) });
+    bench.run(GRACE + 1_000, &[1, 2, 4, 5]);
+    assert_eq!(bench.row().learner, None);
+}
+
+#[test]
+fn a_draining_node_is_left_at_once() {
+    let mut bench = Bench::led(4, &[1, 2, 3], 1);
+    bench.change(Change::Drain { node: NodeId(1) });
+    bench.settle(&[1, 2, 3, 4]);
+    assert_eq!(bench.row().members, ids(&[2, 3, 4]));
+    bench.change(Change::Remove { node: NodeId(1) });
+}
+
+#[test]
+fn a_small_set_grows() {
+    let mut bench = Bench::led(3, &[1], 1);
+    bench.settle(&[1, 2, 3]);
+    assert_eq!(bench.row().members, ids(&[1, 2, 3]));
+}
+
+#[test]
+fn what_an_operator_moves_is_moved() {
+    let mut bench = Bench::led(5, &[1, 2, 3], 1);
+    bench.change(Change::Move { shard: shard(0), from: NodeId(1), to: NodeId(5) });
+    bench.settle(&[1, 2, 3, 4, 5]);
+    assert_eq!((bench.row().members.clone(), bench.row().moving), (ids(&[2, 3, 5]), None));
+}
+
+#[test]
+fn a_move_to_a_node_that_goes_away_is_cancelled() {
+    let mut bench = Bench::led(5, &[1, 2, 3], 1);
+    bench.change(Change::Move { shard: shard(0), from: NodeId(1), to: NodeId(5) });
+    bench.change(Change::Drain { node: NodeId(5) });
+    bench.settle(&[1, 2, 3, 4, 5]);
+    assert_eq!((bench.row().members.clone(), bench.row().moving), (ids(&[1, 2, 3]), None));
+}
+
+#[test]
+fn a_set_is_not_changed_to_one_without_a_live_majority() {
+    let mut bench = Bench::led(4, &[1, 2, 3], 1);
+    bench.change(Change::Drain { node: NodeId(2) });
+    bench.run(3_000, &[1, 2, 4]);
+    assert_eq!(bench.row().learner, Some(NodeId(4)));
+    // Node 4 is in, then dies: without node 2, only node 1 of {1, 3, 4} lives.
+    (bench.caught_up, bench.settled) = (Some(4), false);
+    bench.run(100, &[1, 2, 4]);
+    bench.answer_all(&[1, 2, 4]);
+    bench.run(2_000, &[1, 2]);
+    bench.settled = true;
+    bench.settle(&[1, 2]);
+    assert_eq!(bench.row().members, ids(&[1, 2, 3, 4]));
+}
+
+#[test]
+fn only_some_shards_change_at_a_time() {
+    let mut bench = Bench::new(4);
+    for no in 0..20 {
+        bench.change(Change::Create { shard: shard(no), members: ids(&[1, 2, 3]) });
+        bench.change(Change::Begin { shard: shard(no), epoch: LeaderEpoch(1) });
+        let (node, boot) = (NodeId(1), Boot(1));
+        bench.change(Change::Elect { shard: shard(no), epoch: LeaderEpoch(1), node, boot });
+    }
+    bench.change(Change::Drain { node: NodeId(3) });
+    bench.run(3_000, &[1, 2, 3, 4]);
+    let changing = bench.state.shards().filter(|(_, row)| row.learner.is_some()).count();
+    assert_eq!(changing, 8);
+}
+
+#[test]
+fn an_operators_move_is_checked_against_who_is_there() {
+    let mut bench = Bench::led(6, &[1, 2, 3], 1);
+    bench.full = vec![5];
+    bench.run(2_000, &[1, 2, 3, 4, 5]);
+    let check = |bench: &Bench, to| {
+        let liveness = bench.driver.liveness();
+        let now = Timestamp(bench.now);
+        check_move(&bench.state, liveness, shard(0), NodeId(1), NodeId(to), now).map_err(|e| e.code)
+    };
+    assert_eq!(check(&bench, 4), Ok(()));
+    assert_eq!(check(&bench, 5), Err(RefusalCode::NodeFull));
+    assert_eq!(check(&bench, 6), Err(RefusalCode::NodeDead));
+    assert_eq!(check(&bench, 7), Err(RefusalCode::NodeNotFound));
+    bench.change(Change::Move { shard: shard(0), from: NodeId(1), to: NodeId(4) });
+    assert_eq!(check(&bench, 4), Ok(()), "the same again");
+    assert_eq!(check(&bench, 2), Err(RefusalCode::AlreadyMember));
+}

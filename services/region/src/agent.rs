@@ -1,0 +1,179 @@
+//! What a node of a region does all the time: it says that it is there, tells its shards who was elected, and drives
+//! placement while it leads that group.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meridian_metadata::driver::{FenceAnswer, Heartbeat, Input, Led};
+use meridian_metadata::placement::Placement;
+use meridian_metadata::{GroupHandle, Role};
+use meridian_mirror::{Dialer, DurableBoard, Identity, Vetting};
+use meridian_types::{Boot, NodeId, ShardId, Timestamp};
+use meridian_wire::v1::word::Word;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::convert::heartbeat_to_wire;
+use crate::driving::Driving;
+use crate::elections;
+use crate::region::{Region, RegionConfig};
+
+const TICK: Duration = Duration::from_millis(20);
+/// A learner that lacks at most so many frames is as good as there.
+const WITHIN_REACH: u64 = 1024;
+/// A new leader of the group first catches up with what its predecessor has had answered.
+const BARRIER_WITHIN: Duration = Duration::from_secs(1);
+
+/// What the agent is told.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Heard(Heartbeat),
+    Fenced {
+        node: NodeId,
+        boot: Boot,
+        answers: Vec<FenceAnswer>,
+    },
+    Suspect(NodeId),
+    /// A proposal was ordered, or not.
+    Proposed(bool),
+}
+
+/// Names the shards that a region shall have, as the catalog knows them now.
+pub type Wanted = Arc<dyn Fn() -> Vec<ShardId> + Send + Sync>;
+
+/// See the module.
+pub struct Agent {
+    region: Region,
+    events: mpsc::UnboundedReceiver<Event>,
+    wanted: Wanted,
+    began: Instant,
+    driving: Option<Driving>,
+    heartbeat_due: Instant,
+}
+
+impl Agent {
+    /// The region of a node, and its agent, which does nothing before it runs.
+    pub fn new(
+        me: Identity,
+        config: RegionConfig,
+        placement: GroupHandle<Placement>,
+        dialer: Arc<dyn Dialer>,
+        vetting: Vetting,
+        board: Arc<DurableBoard>,
+        wanted: Wanted,
+    ) -> (Region, Self) {
+        let (sender, events) = mpsc::unbounded_channel();
+        let region = Region::new(me, config, placement, dialer, vetting, board, sender);
+        let now = Instant::now();
+        let agent =
+            Self { region: region.clone(), events, wanted, began: now, driving: None, heartbeat_due: now };
+        (region, agent)
+    }
+
+    /// For ever. The region's host must be set.
+    pub async fn run(mut self) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut changed = self.region.0.placement.changed();
+        elections::tell_all(&self.region).await;
+        loop {
+            tokio::select! {
+                Some(event) = self.events.recv() => self.on_event(event),
+                result = changed.changed() => {
+                    if result.is_err() {
+                        return;
+                    }
+                    elections::tell_all(&self.region).await;
+                    self.step(Input::Changed);
+                }
+                _ = ticks.tick() => {
+                    self.follow_role().await;
+                    self.step(Input::Tick);
+                    if Instant::now() >= self.heartbeat_due {
+                        self.heartbeat_due = Instant::now() + self.region.0.config.heartbeat;
+                        self.beat().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Milliseconds of this process's monotonic clock.
+    fn now(&self) -> Timestamp {
+        Timestamp(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn step(&mut self, input: Input) {
+        let now = self.now();
+        if let Some(driving) = &mut self.driving {
+            driving.step(input, now);
+        }
+    }
+
+    /// Drives exactly while this node leads the group, as far as it knows: one that does not know yet that it was deposed
+    /// proposes in vain.
+    async fn follow_role(&mut self) {
+        let leads = self.region.0.placement.status().role == Role::Leader;
+        if !leads {
+            self.driving = None;
+        } else if self.driving.is_none() {
+            match self.region.0.placement.barrier(BARRIER_WITHIN).await {
+                Ok(()) => {
+                    tracing::info!("this node drives the region's placement");
+                    let (region, now) = (self.region.clone(), self.now());
+                    self.driving = Some(Driving::new(region, (self.wanted)(), now));
+                }
+                Err(error) => tracing::debug!(%error, "the placement group is not ready to be driven"),
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Heard(heartbeat) => self.step(Input::Heard(heartbeat)),
+            Event::Fenced { node, boot, answers } => self.step(Input::Fenced { node, boot, answers }),
+            Event::Proposed(true) => self.step(Input::Changed),
+            Event::Proposed(false) => self.step(Input::Refused),
+            Event::Suspect(node) if self.driving.is_some() => self.step(Input::Suspect { node }),
+            Event::Suspect(node) => {
+                if let Some(leader) = self.region.0.placement.status().leader
+                    && leader != node
+                {
+                    self.region.0.say(leader, Word::Suspect(node.0));
+                }
+            }
+        }
+    }
+
+    async fn beat(&mut self) {
+        let heartbeat = self.heartbeat().await;
+        // To all: whoever drives next knows at once who is there.
+        self.region.0.say_all(&Word::Heartbeat(heartbeat_to_wire(&heartbeat)));
+        self.step(Input::Heard(heartbeat));
+    }
+
+    async fn heartbeat(&self) -> Heartbeat {
+        let inner = &self.region.0;
+        let (node, boot) = (inner.me.node, inner.me.boot);
+        let mut leads = Vec::new();
+        let mut full = false;
+        if let Some(host) = inner.host.get() {
+            full = host.is_full();
+            let state = inner.placement.state();
+            for handle in host.all() {
+                let progress = handle.progress();
+                let Some(epoch) = progress.leads else { continue };
+                let learner = state.shard(handle.id).and_then(|row| row.learner);
+                let mut caught_up = None;
+                if let Some(learner) = learner
+                    && let Some(flushed) = handle.flushed_by(learner).await
+                    && flushed.0 + WITHIN_REACH >= progress.appended.0
+                {
+                    caught_up = Some(learner);
+                }
+                leads.push(Led { shard: handle.id, epoch, settled: progress.settled, caught_up });
+            }
+        }
+        Heartbeat { node, boot, full, leads }
+    }
+}

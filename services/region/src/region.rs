@@ -1,0 +1,333 @@
+//! What the parts of a region's shell share, and what the rest of the node uses of it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use meridian_metadata::placement::{Change, Command, Placement, reply_from_bytes};
+use meridian_metadata::{GroupHandle, ProposeError};
+use meridian_mirror::{Dialer, DurableBoard, DurableMark, Identity, Vetting};
+use meridian_shard::{Ack, Message, Peers, Publish, PublishError, Reject, ShardHandle, ShardHost};
+use meridian_types::{LeaderEpoch, NodeId, RegionName, Seq, ShardId};
+use meridian_wire::v1;
+use parking_lot::RwLock;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::Event;
+use crate::convert::replica_to_wire;
+use crate::feeds::{Feed, Feeds};
+use crate::forward::Forwards;
+use crate::way::{Maker, Way, WayEvent};
+
+/// How long an operator waits for the placement group.
+const WISH_WITHIN: Duration = Duration::from_secs(10);
+
+/// How a region's nodes treat each other.
+#[derive(Clone, Debug)]
+pub struct RegionConfig {
+    /// How often a node says that it is there.
+    pub heartbeat: Duration,
+    /// A node that was not heard for so long is dead.
+    pub dead_after: Duration,
+    /// A replica on a node that is dead for longer is made elsewhere.
+    pub grace: Duration,
+    /// Bytes of frames that other nodes may push ahead of what is stored here.
+    pub replication_bytes: u64,
+}
+
+/// Where a shard's publishes go.
+#[derive(Clone)]
+pub enum Route {
+    /// This node leads it.
+    Here(ShardHandle),
+    /// That node leads it, as far as is known here.
+    There(NodeId),
+    /// Nobody leads it, as far as is known here: an election is under way.
+    Nowhere,
+}
+
+/// The nodes of this region. Cheap to clone.
+#[derive(Clone)]
+pub struct Region(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub me: Identity,
+    pub config: RegionConfig,
+    pub placement: GroupHandle<Placement>,
+    pub vetting: Vetting,
+    pub board: Arc<DurableBoard>,
+    pub host: OnceLock<Arc<ShardHost>>,
+    pub forwards: Forwards,
+    pub events: mpsc::UnboundedSender<Event>,
+    pub closed: CancellationToken,
+    maker: OnceLock<Maker>,
+    ways: RwLock<BTreeMap<NodeId, Arc<Way>>>,
+    feeds: Feeds,
+    heard: RwLock<BTreeMap<NodeId, Heard>>,
+}
+
+/// What a node last said of itself.
+#[derive(Clone, Copy)]
+struct Heard {
+    at: Instant,
+    full: bool,
+}
+
+/// Why an operator's wish is not fulfilled. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WishError {
+    /// The state, or a node's, stands against it.
+    #[error("{0}")]
+    Refused(String),
+    /// The placement group did not answer.
+    #[error(transparent)]
+    Group(#[from] ProposeError),
+}
+
+impl Region {
+    /// The region of `me`. Nothing is dialled before [`Region::reach`] names nodes, and nothing is answered before
+    /// [`Region::set_host`].
+    pub(crate) fn new(
+        me: Identity,
+        config: RegionConfig,
+        placement: GroupHandle<Placement>,
+        dialer: Arc<dyn Dialer>,
+        vetting: Vetting,
+        board: Arc<DurableBoard>,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Self {
+        let region = Self(Arc::new(Inner {
+            me: me.clone(),
+            config,
+            placement,
+            vetting: vetting.clone(),
+            board,
+            host: OnceLock::new(),
+            forwards: Forwards::default(),
+            events,
+            closed: CancellationToken::new(),
+            maker: OnceLock::new(),
+            ways: RwLock::default(),
+            feeds: Feeds::default(),
+            heard: RwLock::default(),
+        }));
+        let weak = Arc::downgrade(&region.0);
+        let events = Arc::new(move |node, event| {
+            if let Some(inner) = weak.upgrade() {
+                inner.on_way(node, event);
+            }
+        });
+        let _ = region.0.maker.set(Maker { me, dialer, vetting, events });
+        region
+    }
+
+    /// What the shards talk through.
+    pub fn peers(&self) -> Arc<dyn Peers> {
+        Arc::new(Mouth(Arc::downgrade(&self.0)))
+    }
+
+    /// Says nothing and hears nothing any more.
+    pub fn close(&self) {
+        self.0.closed.cancel();
+        self.0.ways.write().clear();
+        self.0.feeds.stop_all();
+    }
+
+    /// The shards are open: from now on they are spoken for.
+    pub fn set_host(&self, host: Arc<ShardHost>) {
+        let _ = self.0.host.set(host);
+    }
+
+    /// Keeps a way open to each of these nodes, and to no other.
+    pub fn reach(&self, nodes: impl IntoIterator<Item = NodeId>) {
+        let Some(maker) = self.0.maker.get() else { return };
+        let mut ways = self.0.ways.write();
+        let mut old = std::mem::take(&mut *ways);
+        for node in nodes.into_iter().filter(|node| *node != self.0.me.node) {
+            let way = old.remove(&node).unwrap_or_else(|| Arc::new(Way::new(maker, node)));
+            ways.insert(node, way);
+        }
+    }
+
+    /// Who leads a shard.
+    pub fn route(&self, shard: ShardId) -> Route {
+        let handle = self.0.host.get().and_then(|host| host.get(shard));
+        let progress = handle.as_ref().map(ShardHandle::progress);
+        let placed = self.0.placement.state().shard(shard).and_then(|row| row.leader());
+        let placed_in = placed.map_or(LeaderEpoch(0), |elected| elected.epoch);
+        if let (Some(handle), Some(progress)) = (handle, &progress) {
+            if progress.leads.is_some_and(|epoch| epoch >= placed_in) {
+                // Not yet ready: the caller waits for it, as for an election.
+                return if progress.ready { Route::Here(handle) } else { Route::Nowhere };
+            }
+            if let Some((leader, epoch)) = progress.follows
+                && epoch >= placed_in
+            {
+                return Route::There(leader);
+            }
+            if progress.promised > placed_in {
+                return Route::Nowhere;
+            }
+        }
+        match placed {
+            Some(elected) if elected.node != self.0.me.node => Route::There(elected.node),
+            _ => Route::Nowhere,
+        }
+    }
+
+    /// Hands a batch to a shard's leader on another node. Batches of one caller for one node keep the order of these
+    /// calls. What it comes to arrives at the receiver, which ends without an answer where that may be lost.
+    ///
+    /// # Errors
+    /// The node is not reached: nothing was sent.
+    pub async fn forward(
+        &self,
+        to: NodeId,
+        publish: Publish,
+    ) -> Result<oneshot::Receiver<Result<Ack, Reject>>, PublishError> {
+        let way = self.0.way(to).filter(|way| way.is_connected());
+        let way = way.ok_or(PublishError::Rejected(Reject::NotLeader))?;
+        let (id, answer) = self.0.forwards.begin(to);
+        let word = v1::Word {
+            word: Some(v1::word::Word::Publish(v1::ForwardPublish {
+                id,
+                tenant: publish.tenant.0,
+                stream_id: publish.stream.0,
+                partition: publish.partition.0,
+                batch: publish.batch,
+            })),
+        };
+        if way.say_bulk(word, None).await.is_none() {
+            self.0.forwards.answered(to, id, None);
+            return Err(PublishError::Rejected(Reject::NotLeader));
+        }
+        Ok(answer)
+    }
+
+    /// Tells the region's other nodes what another region has stored.
+    pub fn share_durable(&self, shard: ShardId, region: &RegionName, mark: DurableMark) {
+        let mark = v1::DurableMark {
+            shard: Some(shard.into()),
+            seq: mark.seq.0,
+            events: mark.totals.events,
+            bytes: mark.totals.bytes,
+            hosting_incarnation: mark.hosting.0,
+            leader_epoch: mark.hosting.1.0,
+        };
+        let durable = v1::RegionDurable { region: region.to_string(), mark: Some(mark) };
+        self.0.say_all(&v1::word::Word::Durable(durable));
+    }
+
+    /// Whether a node of the region has said lately that it is there.
+    pub fn is_live(&self, node: NodeId) -> bool {
+        let heard = self.0.heard.read().get(&node).copied();
+        node == self.0.me.node || heard.is_some_and(|heard| heard.at.elapsed() < self.0.config.dead_after)
+    }
+
+    /// Fulfils an operator's wish.
+    ///
+    /// # Errors
+    /// [`WishError`] says what stands against it.
+    pub async fn wish(&self, change: Change) -> Result<(), WishError> {
+        if let Change::Move { to, shard, .. } = change {
+            if self.0.placement.state().node(to).is_some() && !self.is_live(to) {
+                let why = format!("node {to} is not heard; start it, or choose another for shard {shard}");
+                return Err(WishError::Refused(why));
+            }
+            if self.0.heard.read().get(&to).is_some_and(|heard| heard.full) {
+                return Err(WishError::Refused(format!(
+                    "the disk of node {to} is at its reserve; make room there, or choose another for shard {shard}"
+                )));
+            }
+        }
+        let command = Command { changes: vec![change] }.to_bytes();
+        let reply = self.0.placement.propose_bytes(command, WISH_WITHIN).await?;
+        let outcomes = reply_from_bytes(&reply).map_err(ProposeError::from)?;
+        match outcomes.into_iter().next() {
+            Some(Err(refusal)) => Err(WishError::Refused(refusal.to_string())),
+            Some(Ok(())) | None => Ok(()),
+        }
+    }
+
+    /// The placement group's state, as this node knows it.
+    pub fn placement(&self) -> Arc<Placement> {
+        self.0.placement.state()
+    }
+}
+
+impl Inner {
+    pub fn way(&self, node: NodeId) -> Option<Arc<Way>> {
+        self.ways.read().get(&node).cloned()
+    }
+
+    /// Says something short to another node.
+    pub fn say(&self, to: NodeId, word: v1::word::Word) {
+        if let Some(way) = self.way(to) {
+            way.say(word);
+        }
+    }
+
+    /// Says something short to every other node.
+    pub fn say_all(&self, word: &v1::word::Word) {
+        for way in self.ways.read().values() {
+            way.say(word.clone());
+        }
+    }
+
+    /// A node says that it is there.
+    pub fn heard(&self, node: NodeId, full: bool) {
+        self.heard.write().insert(node, Heard { at: Instant::now(), full });
+    }
+
+    fn on_way(&self, node: NodeId, event: WayEvent) {
+        match event {
+            WayEvent::Connected => self.ask_again(node),
+            WayEvent::Broken => {
+                self.forwards.lost(node);
+                let _ = self.events.send(Event::Suspect(node));
+            }
+        }
+    }
+
+    /// What was said to or by a node may be lost: the shards that follow it ask again where they agree.
+    pub fn ask_again(&self, node: NodeId) {
+        let Some(host) = self.host.get() else { return };
+        let shards = host.all();
+        tokio::spawn(async move {
+            for shard in shards {
+                if shard.progress().follows.is_some_and(|(leader, _)| leader == node) {
+                    shard.connected(node).await;
+                }
+            }
+        });
+    }
+}
+
+/// What the shards say goes through this. It keeps no region alive: the region's host keeps the shards, and they this.
+struct Mouth(Weak<Inner>);
+
+impl Peers for Mouth {
+    fn send(&self, shard: ShardId, to: NodeId, message: Message) {
+        if let Some(inner) = self.0.upgrade()
+            && let Some(word) = replica_to_wire(shard, &message).word
+        {
+            inner.say(to, word);
+        }
+    }
+
+    fn feed(&self, shard: ShardId, to: NodeId, epoch: LeaderEpoch, after: Seq) {
+        let Some(inner) = self.0.upgrade() else { return };
+        let Some(host) = inner.host.get() else { return };
+        if let (Some(way), Some(handle)) = (inner.way(to), host.get(shard)) {
+            inner.feeds.start(to, Feed { shard: handle, reader: host.reader(), way, epoch, after });
+        }
+    }
+
+    fn stop_feeding(&self, shard: ShardId) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.feeds.stop(shard);
+        }
+    }
+}

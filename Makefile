@@ -8,10 +8,10 @@ export ROCKSDB_LIB_DIR := $(MERIDIAN_BUILD)/rocksdb
 export ROCKSDB_STATIC := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint fmt bench clean
+.PHONY: help setup build demo test lint fmt sim sim-mutants bench clean
 
 help: ## Lists the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Installs what is missing and compiles RocksDB, once.
 	@infra/setup.sh
@@ -32,6 +32,12 @@ lint: setup ## Format, clippy, layering, licences.
 
 fmt: ## Formats the code.
 	cargo fmt --all
+
+sim: setup ## Simulates the cores under SEEDS seeds (10000) from FROM (0); says what broke a law, and how to see it again.
+	cargo run --locked -p meridian-sim -- run --seeds $(or $(SEEDS),10000) --from $(or $(FROM),0)
+
+sim-mutants: setup ## Breaks the cores on purpose, one fault at a time, and shows which checker notices.
+	cargo run --locked -p meridian-sim -- mutants --seeds $(or $(SEEDS),3000)
 
 bench: setup ## Measures; writes benches/RESULTS.md.
 	cargo run --locked --release -p meridian-benches

@@ -9,12 +9,10 @@ use crate::run;
 #[derive(Clone, Debug)]
 pub struct Caught {
     pub mutant: Mutant,
-    /// The first seed that caught it, and how.
+    /// The first seed that caught it and breaks nothing without it, and how.
     pub by: Option<(u64, Breach)>,
     /// How many seeds were tried.
     pub tried: u64,
-    /// The same seed without the mutant breaks nothing.
-    pub clean: bool,
 }
 
 /// Tries seeds from `from` on.
@@ -23,12 +21,13 @@ pub fn catch(mutant: Mutant, from: u64, seeds: u64, jobs: usize) -> Caught {
     run::histories(from..from + seeds, jobs, Some(mutant), |outcome| {
         if let Some(breach) = outcome.breach
             && first.as_ref().is_none_or(|(seed, _)| outcome.seed < *seed)
+            // Nothing is shown by a seed that fails as it is.
+            && run::history(outcome.seed, None, false).breach.is_none()
         {
             first = Some((outcome.seed, breach));
         }
         first.is_none()
     });
-    let clean = first.as_ref().is_none_or(|(seed, _)| run::history(*seed, None, false).breach.is_none());
     let tried = first.as_ref().map_or(seeds, |(seed, _)| seed - from + 1);
-    Caught { mutant, by: first, tried, clean }
+    Caught { mutant, by: first, tried }
 }

@@ -13,7 +13,7 @@ pub struct Network {
     connections: BTreeMap<(NodeId, NodeId), u64>,
     next: u64,
     /// When the last message of each direction arrives, for those that keep their order.
-    arrivals: BTreeMap<(NodeId, NodeId), u64>,
+    arrivals: BTreeMap<(NodeId, NodeId, bool), u64>,
     /// Pairs that have been reset and not connected again.
     pub down: BTreeSet<(NodeId, NodeId)>,
 }
@@ -43,8 +43,7 @@ impl Network {
     pub fn reset(&mut self, a: NodeId, b: NodeId) -> u64 {
         self.next += 1;
         self.connections.insert(pair(a, b), self.next);
-        self.arrivals.remove(&(a, b));
-        self.arrivals.remove(&(b, a));
+        self.arrivals.retain(|&(from, to, _), _| pair(from, to) != pair(a, b));
         self.next
     }
 
@@ -65,12 +64,13 @@ impl Network {
         std::mem::take(&mut self.cuts).into_keys().collect()
     }
 
-    /// When a message that takes so long arrives; after those before it, unless messages may pass each other.
-    pub fn arrival(&mut self, from: NodeId, to: NodeId, at: u64, reorder: bool) -> u64 {
-        if reorder {
+    /// When a message that takes so long arrives; after those before it. `reorder`: short words pass each other, and what
+    /// is fed has a stream of its own, which keeps its order.
+    pub fn arrival(&mut self, from: NodeId, to: NodeId, at: u64, reorder: bool, fed: bool) -> u64 {
+        if reorder && !fed {
             return at;
         }
-        let last = self.arrivals.entry((from, to)).or_default();
+        let last = self.arrivals.entry((from, to, reorder)).or_default();
         *last = (*last).max(at);
         *last
     }

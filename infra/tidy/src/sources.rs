@@ -67,14 +67,14 @@ mod tests {
     #[test]
     fn a_core_has_no_clock() {
         let text = "//! A core.\nfn step() { let now = Instant::now(); }\n";
-        assert_eq!(check_source("services/shard/src/core.rs", text).len(), 1);
-        assert_eq!(check_source("services/shard/src/core/append.rs", text).len(), 1);
+        assert_eq!(check_source("services/shard/src/replica.rs", text).len(), 1);
+        assert_eq!(check_source("services/shard/src/replica/append.rs", text).len(), 1);
         assert_eq!(check_source("services/shard/src/task.rs", text).len(), 0);
-        assert_eq!(check_source("services/shard/src/core_tests.rs", text).len(), 0);
+        assert_eq!(check_source("services/shard/src/replica_tests.rs", text).len(), 0);
         let tests = "//! A core.\n#[cfg(test)]\nmod tests { use tokio::time; }\n";
-        assert_eq!(check_source("services/shard/src/core.rs", tests).len(), 0);
+        assert_eq!(check_source("services/shard/src/replica.rs", tests).len(), 0);
         let said = "//! A core.\n// never tokio::spawn\n";
-        assert_eq!(check_source("services/shard/src/core.rs", said).len(), 0);
+        assert_eq!(check_source("services/shard/src/replica.rs", said).len(), 0);
     }
 
     #[test]

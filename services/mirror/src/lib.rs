@@ -22,5 +22,5 @@ pub use frames::{FramesError, join_frames, split_frames};
 pub use hello::{Identity, PeerHello, Vetting};
 pub use link::{CopyState, LinkConfig, LinkCore, LinkEffect, LinkInput, RefusedReason};
 pub use links::{Dialer, Links, Peer};
-pub use server::{PeerServer, Share};
+pub use server::{Neighbours, PeerServer};
 pub use status::{LinkState, LinkStatus, ShardFault};

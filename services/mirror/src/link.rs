@@ -146,6 +146,8 @@ struct Mirrored {
     mark: Option<SourceMark>,
     /// Whether the source has said on this connection how far it is: until then what is missing is not known.
     heard: bool,
+    /// Since when the source has nothing to say of this shard, though it is asked again and again.
+    refused_since: Option<Timestamp>,
     /// When the source last agreed on where this copy ends: only from then on does it owe frames.
     agreed_at: Timestamp,
     /// The hlc of the source's mark when this copy was first seen behind.
@@ -244,6 +246,7 @@ impl LinkCore {
             self.quiet_since = self.quiet_since.min(now);
             for mirrored in self.shards.values_mut() {
                 mirrored.agreed_at = mirrored.agreed_at.min(now);
+                mirrored.refused_since = mirrored.refused_since.map(|since| since.min(now));
                 if let Fetching::Paused(time) | Fetching::Asked { unanswered: Some(time), .. } =
                     &mut mirrored.fetching
                 {
@@ -267,6 +270,7 @@ impl LinkCore {
             // The source keeps marks in memory alone: a quiet shard would never be told of again.
             mirrored.told = Seq::ZERO;
             mirrored.heard = false;
+            mirrored.refused_since = None;
             Self::tell_durable(self.config.hosting_incarnation, shard, mirrored, out);
             if !matches!(mirrored.fetching, Fetching::Faulted) {
                 Self::ask(shard, mirrored, now, out);
@@ -307,6 +311,7 @@ impl LinkCore {
             fetching: Fetching::Paused(now),
             mark: None,
             heard: false,
+            refused_since: None,
             agreed_at: now,
             behind_since: None,
             in_hand: VecDeque::new(),
@@ -400,6 +405,7 @@ impl LinkCore {
             Fetching::Asked { next, unanswered } if *next == first && is_run => {
                 *next = last.next();
                 *unanswered = None;
+                mirrored.refused_since = None;
                 mirrored.heard = true;
                 if self.faults.get(&shard).is_some_and(|fault| fault.reason == "DAMAGED") {
                     // The source has been repaired.
@@ -422,6 +428,7 @@ impl LinkCore {
             && unanswered.take().is_some()
         {
             mirrored.agreed_at = now;
+            mirrored.refused_since = None;
         }
         if mark.seq <= mirrored.copy.appended
             && self.faults.get(&shard).is_some_and(|fault| fault.reason == "DAMAGED")
@@ -453,7 +460,10 @@ impl LinkCore {
             RefusedReason::Damaged => Some("DAMAGED"),
         };
         match fault {
-            None => mirrored.fetching = Fetching::Paused(Timestamp(now.0 + self.config.retry_ms)),
+            None => {
+                mirrored.refused_since.get_or_insert(now);
+                mirrored.fetching = Fetching::Paused(Timestamp(now.0 + self.config.retry_ms));
+            }
             Some(reason) => {
                 tracing::error!(%shard, reason, %last, message, "the link is faulted for this shard: nothing is appended");
                 let seq = mirrored.copy.appended;
@@ -498,7 +508,12 @@ impl LinkCore {
         });
         let no_progress = owed_since.is_some_and(|since| now.0 >= since.0 + patience);
         let silent = now.0 >= self.last_heard.0 + patience;
-        if no_progress || silent || unanswered {
+        // Another node of the source's region may have what this one has not, or no more.
+        let refused = self.shards.values().any(|mirrored| {
+            mirrored.copy.leads.is_some()
+                && mirrored.refused_since.is_some_and(|since| now.0 >= since.0 + patience)
+        });
+        if no_progress || silent || unanswered || refused {
             self.status.stalls += 1;
             self.stalled = true;
             self.stalls_in_a_row += 1;

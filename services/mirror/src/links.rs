@@ -91,6 +91,7 @@ impl Links {
             session: None,
             opened: Instant::now(),
             attempts: 0,
+            turn: 0,
             followers,
         };
         self.tasks.lock().push(tokio::spawn(link.run(inbox)));
@@ -169,6 +170,8 @@ struct LinkTask {
     /// Pings carry the time since then: a clock that steps measures nothing.
     opened: Instant,
     attempts: u32,
+    /// Which of the peer region's nodes is next.
+    turn: usize,
     followers: Vec<JoinHandle<()>>,
 }
 
@@ -254,8 +257,9 @@ impl LinkTask {
         rand::rng().random_range(BACKOFF_MIN / 2..=ceiling)
     }
 
-    fn connect(&self, wait: Duration) -> BoxFuture<'static, Result<Session, String>> {
-        let node = self.peer.nodes[self.attempts as usize % self.peer.nodes.len()];
+    fn connect(&mut self, wait: Duration) -> BoxFuture<'static, Result<Session, String>> {
+        let node = self.peer.nodes[self.turn % self.peer.nodes.len()];
+        self.turn = self.turn.wrapping_add(1);
         let (dialer, me, vetting, region) =
             (self.dialer.clone(), self.me.clone(), self.vetting.clone(), self.peer.region.clone());
         Box::pin(async move {

@@ -40,11 +40,17 @@ pub struct PeerServer {
     host: Arc<OnceLock<Arc<ShardHost>>>,
     vetting: Vetting,
     board: Arc<DurableBoard>,
-    share: Share,
+    neighbours: Arc<dyn Neighbours>,
 }
 
-/// Tells the region's other nodes what another region has stored: its links lead to one of them each.
-pub type Share = Arc<dyn Fn(ShardId, &RegionName, DurableMark) + Send + Sync>;
+/// The other nodes of this region.
+pub trait Neighbours: Send + Sync + 'static {
+    /// Tells them what another region has stored: its links lead to one of them each.
+    fn share_durable(&self, shard: ShardId, region: &RegionName, mark: DurableMark);
+
+    /// Whether they alone have replicas of a shard.
+    fn is_placed_elsewhere(&self, shard: ShardId) -> bool;
+}
 
 impl PeerServer {
     /// Serves what `host` will hold to peers that pass `vetting`, and notes on `board` what they have stored. Until the
@@ -54,9 +60,9 @@ impl PeerServer {
         host: Arc<OnceLock<Arc<ShardHost>>>,
         vetting: Vetting,
         board: Arc<DurableBoard>,
-        share: Share,
+        neighbours: Arc<dyn Neighbours>,
     ) -> Self {
-        Self { me, host, vetting, board, share }
+        Self { me, host, vetting, board, neighbours }
     }
 
     fn meet(&self, hello: &v1::Hello) -> Result<PeerHello, ApiError> {
@@ -92,7 +98,7 @@ impl v1::peer_service_server::PeerService for PeerServer {
             reader: host.reader(),
             host,
             board: self.board.clone(),
-            share: self.share.clone(),
+            neighbours: self.neighbours.clone(),
             region: peer.identity.region,
             feed: Feed::default(),
             followers: HashMap::new(),
@@ -115,7 +121,7 @@ struct Session {
     host: Arc<ShardHost>,
     reader: Reader,
     board: Arc<DurableBoard>,
-    share: Share,
+    neighbours: Arc<dyn Neighbours>,
     region: RegionName,
     feed: Feed,
     followers: HashMap<ShardId, AbortHandle>,
@@ -197,6 +203,8 @@ impl Session {
                     .map_err(|_| ApiError::new(Reason::InvalidArgument, "chain_before must have 16 bytes"))?;
                 let from = Seq(fetch.from_seq.max(1));
                 let handle = self.host.get(shard);
+                // A replica that has left the set may still be here: nothing new will ever come of it.
+                let handle = handle.filter(|_| !self.neighbours.is_placed_elsewhere(shard));
                 let mark = handle.as_ref().map(|handle| mark_of(handle, &self.host));
                 if let Some(handle) = &handle {
                     self.follow(handle.clone());
@@ -227,7 +235,7 @@ impl Session {
                 }
                 let mark = DurableMark { seq: Seq(mark.seq), totals, hosting };
                 if self.board.report(shard, &self.region, mark) {
-                    (self.share)(shard, &self.region, mark);
+                    self.neighbours.share_durable(shard, &self.region, mark);
                 }
             }
             In::Ping(ping) => self.pending.push_back(Out::Pong(ping)),

@@ -11,7 +11,7 @@ use meridian_metadata::catalog::RegionRow;
 use meridian_metadata::{
     CatalogGroup, Config as RaftConfig, OnFatal, PlacementGroup, RaftServers, StartError,
 };
-use meridian_mirror::{DurableBoard, Identity, LinkConfig, Links, Peer, PeerServer};
+use meridian_mirror::{DurableBoard, Identity, LinkConfig, Links, Neighbours as _, Peer, PeerServer};
 use meridian_region::{Agent, Region, RegionConfig, RegionServer};
 use meridian_shard::{ByGroup, HostConfig, OpenError, ShardHandle, ShardHost};
 use meridian_storage::index::{Index, IndexError, KvError, RocksConfig, RocksKeyValue};
@@ -39,6 +39,8 @@ use crate::peers::PeerWays;
 const CLIENT_STREAMS: u32 = 256;
 /// A link's message holds a chunk of frames, or one frame as large as a batch.
 const PEER_MESSAGE: usize = 32 * 1024 * 1024;
+/// How often a node that starts looks where its shards are placed.
+const READY_LOOK: Duration = Duration::from_millis(50);
 /// How long a node that stops waits for what is under way.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
@@ -173,13 +175,12 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
         board.clone(),
         wanted(catalog.clone()),
     );
-    let share = region.clone();
     let peer_server = PeerServer::new(
         me.clone(),
         host_cell.clone(),
         vetting.clone(),
         board.clone(),
-        Arc::new(move |shard, from, mark| share.share_durable(shard, from, mark)),
+        Arc::new(region.clone()),
     );
     // One token ends the listeners, after what they serve has been drained.
     let close = CancellationToken::new();
@@ -367,7 +368,7 @@ impl Parts<'_> {
         });
 
         let stopped = tokio::select! {
-            () = ready(&host) => false,
+            () = ready(&host, &self.region) => false,
             () = stop.cancelled() => true,
         };
         if !stopped {
@@ -536,11 +537,17 @@ fn log_recovery(recovered: &Recovered) {
     }
 }
 
-/// Until every shard at home leads or follows, or is known to be damaged.
-async fn ready(host: &ShardHost) {
-    for shard in host.all().into_iter().filter(|shard| shard.id.origin == host.home()) {
+/// Until every shard at home has a place, and each that has one here leads or follows, or is known to be damaged.
+async fn ready(host: &ShardHost, region: &Region) {
+    let home = host.all().into_iter().filter(|shard| shard.id.origin == host.home());
+    for shard in home {
         let mut watch = shard.watch();
-        // An error means that the task has ended: the node is stopping.
-        let _ = watch.wait_for(|shown| shown.ready || shown.follows.is_some() || shown.damaged).await;
+        while !region.is_placed_elsewhere(shard.id) {
+            let settled = watch.wait_for(|shown| shown.ready || shown.follows.is_some() || shown.damaged);
+            // An error means that the task has ended: the node is stopping.
+            if tokio::time::timeout(READY_LOOK, settled).await.is_ok() {
+                break;
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use meridian_metadata::placement::{Change, Command, Placement, reply_from_bytes};
 use meridian_metadata::{GroupHandle, ProposeError};
-use meridian_mirror::{Dialer, DurableBoard, DurableMark, Identity, Vetting};
+use meridian_mirror::{Dialer, DurableBoard, DurableMark, Identity, Neighbours, Vetting};
 use meridian_shard::{Ack, Message, Peers, Publish, PublishError, Reject, ShardHandle, ShardHost};
 use meridian_types::{LeaderEpoch, NodeId, RegionName, Seq, ShardId};
 use meridian_wire::v1;
@@ -206,20 +206,6 @@ impl Region {
         Ok(answer)
     }
 
-    /// Tells the region's other nodes what another region has stored.
-    pub fn share_durable(&self, shard: ShardId, region: &RegionName, mark: DurableMark) {
-        let mark = v1::DurableMark {
-            shard: Some(shard.into()),
-            seq: mark.seq.0,
-            events: mark.totals.events,
-            bytes: mark.totals.bytes,
-            hosting_incarnation: mark.hosting.0,
-            leader_epoch: mark.hosting.1.0,
-        };
-        let durable = v1::RegionDurable { region: region.to_string(), mark: Some(mark) };
-        self.0.say_all(&v1::word::Word::Durable(durable));
-    }
-
     /// Whether a node of the region has said lately that it is there.
     pub fn is_live(&self, node: NodeId) -> bool {
         let heard = self.0.heard.read().get(&node).copied();
@@ -302,6 +288,26 @@ impl Inner {
                 }
             }
         });
+    }
+}
+
+impl Neighbours for Region {
+    fn share_durable(&self, shard: ShardId, region: &RegionName, mark: DurableMark) {
+        let mark = v1::DurableMark {
+            shard: Some(shard.into()),
+            seq: mark.seq.0,
+            events: mark.totals.events,
+            bytes: mark.totals.bytes,
+            hosting_incarnation: mark.hosting.0,
+            leader_epoch: mark.hosting.1.0,
+        };
+        let durable = v1::RegionDurable { region: region.to_string(), mark: Some(mark) };
+        self.0.say_all(&v1::word::Word::Durable(durable));
+    }
+
+    fn is_placed_elsewhere(&self, shard: ShardId) -> bool {
+        let (state, me) = (self.0.placement.state(), self.0.me.node);
+        state.shard(shard).is_some_and(|row| !row.is_voter(me) && row.learner != Some(me))
     }
 }
 

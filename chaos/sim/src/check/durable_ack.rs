@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use meridian_shard::{Ack, ReplicaSet};
 use meridian_storage::{Chain, Frame};
-use meridian_types::{NodeId, Seq, ShardId};
+use meridian_types::{LeaderEpoch, NodeId, Seq, ShardId};
 
 use super::stored::StoredLog;
 use super::truth::Truth;
@@ -40,6 +40,21 @@ impl DurableAck {
         Err(format!(
             "frame {seq} of shard {shard} is {what}, and of {:?} only {have:?} have it on stable storage",
             set.members
+        ))
+    }
+
+    /// A leader counts what is flushed at a majority only once a frame of its own epoch is: of earlier epochs alone a later
+    /// leader may lack what was counted (Ongaro and Ousterhout 2014, figure 8).
+    pub fn counts(node: NodeId, epoch: LeaderEpoch, last: &Frame) -> Result<(), String> {
+        let header = &last.header;
+        if header.log_epoch == epoch.in_origin() {
+            return Ok(());
+        }
+        Err(format!(
+            "node {node} leads shard {} in epoch {epoch} and commits up to frame {} of epoch {}, which a later leader may lack",
+            header.shard_id(),
+            header.seq,
+            header.log_epoch
         ))
     }
 

@@ -24,6 +24,8 @@ const PATIENCE: u64 = 400_000;
 #[derive(Clone)]
 struct Batch {
     number: u64,
+    /// Among its client's batches.
+    index: u64,
     publish: Publish,
     /// The try under way.
     ticket: Option<u64>,
@@ -36,6 +38,7 @@ struct Client {
     region: usize,
     partition: Partition,
     next_sequence: i32,
+    made: u64,
     open: VecDeque<Batch>,
     /// When the last thing that it sent arrives: it keeps their order.
     arrives: u64,
@@ -64,6 +67,7 @@ impl Clients {
                     region: rng.random_range(0..swarm.regions),
                     partition: Partition(rng.random_range(0..swarm.partitions)),
                     next_sequence: 0,
+                    made: 0,
                     open: VecDeque::new(),
                     arrives: 0,
                     retrying: false,
@@ -104,9 +108,13 @@ impl World {
         self.clients.numbers += 1;
         let number = self.clients.numbers;
         let client = &mut self.clients.all[at];
-        if client.open.len() >= self.swarm.pipeline {
+        // As Kafka's clients: a batch is at most so far ahead of the oldest without an answer.
+        let oldest = client.open.front().map_or(client.made, |batch| batch.index);
+        if client.made - oldest >= self.swarm.pipeline as u64 {
             return;
         }
+        let index = client.made;
+        client.made += 1;
         let sequence = client.next_sequence;
         let producer = client.id.is_some().then(|| Producer {
             id: client.id,
@@ -123,7 +131,7 @@ impl World {
             events,
             producer,
         };
-        client.open.push_back(Batch { number, publish, ticket: None });
+        client.open.push_back(Batch { number, index, publish, ticket: None });
         self.met.met("operation: publish");
         self.kick(at);
     }

@@ -17,7 +17,8 @@ impl World {
         }
         let delay = if from == to { 50 } else { 50 + self.some(self.swarm.way) };
         let reorder = self.swarm.reorder && from != to;
-        let time = self.network.arrival(from, to, self.now + delay, reorder);
+        let fed = matches!(packet, Packet::Replica(_, Message::Frames { .. } | Message::Committed { .. }));
+        let time = self.network.arrival(from, to, self.now + delay, reorder, fed);
         let connection = self.network.connection(from, to);
         if self.swarm.double && from != to && self.chance(2) {
             self.met.met("network: doubled");

@@ -57,6 +57,10 @@ impl World {
             let verdict = DurableAck::at_majority("committed", shard, point, set, stored);
             self.judge(Law::DurableAck, verdict);
         }
+        if let (Some(epoch), Home::Origin, Some(last)) = (epoch, home, &last) {
+            let verdict = DurableAck::counts(at.node, epoch, last);
+            self.judge(Law::DurableAck, verdict);
+        }
         let end = self.laws.truth.end(shard);
         if leads && home == Home::Origin && committed > end {
             let Some(host) = self.process(at).and_then(|process| process.hosts.get(&shard)) else { return };

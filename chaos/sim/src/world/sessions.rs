@@ -1,10 +1,10 @@
 //! The source's end of links: what `mirror/src/server.rs` does around the real core. It shows what is applied, alone.
 
 use meridian_mirror::{DurableMark, FeedEffect, FeedInput, LinkEffect, SourceMark};
-use meridian_shard::{Home, Input, RequestId};
+use meridian_shard::{Home, Input, ReplicaSet, RequestId};
 use meridian_storage::Frame;
 use meridian_types::mutant::{self, Mutant};
-use meridian_types::{NodeId, RegionName, Seq, ShardId};
+use meridian_types::{LeaderEpoch, NodeId, RegionName, Seq, ShardId};
 
 use super::{At, Event, Reply, World};
 use crate::check::durable_ack::DurableAck;
@@ -72,14 +72,20 @@ impl World {
 
     /// What a source says is durable in another region is, at a majority of the copy there.
     fn told_durable(&mut self, at: At, shard: ShardId, region: usize, mark: DurableMark) {
-        let (Some(chain), Some(set)) =
-            (self.laws.truth.chain(shard, mark.seq), self.sets.get(&(region, shard, mark.hosting.1)))
-        else {
-            return;
-        };
+        let Some(chain) = self.laws.truth.chain(shard, mark.seq) else { return };
+        // Until its set has settled, a leader speaks of what the set before has committed.
+        let sets = self.sets.range((region, shard, LeaderEpoch(0))..=(region, shard, mark.hosting.1));
+        let sets: Vec<&ReplicaSet> = sets.map(|(_, set)| set).collect();
+        let Some(newest) = sets.last().map(|set| set.version) else { return };
         let stored = |id: NodeId| self.nodes.get(&id).and_then(|node| node.stored.get(&shard));
         let what = format!("durable in region {region}, by node {}", at.node);
-        let verdict = DurableAck::at_majority(&what, shard, (mark.seq, chain), set, stored);
+        let of = |set: &ReplicaSet| DurableAck::at_majority(&what, shard, (mark.seq, chain), set, stored);
+        let mut last_two = sets.into_iter().filter(|set| set.version.next() >= newest);
+        let verdict = if last_two.any(|set| of(set).is_ok()) {
+            Ok(())
+        } else {
+            Err(format!("{what}: frame {} of shard {shard} is at no majority of the last sets", mark.seq))
+        };
         self.judge(Law::DurableAck, verdict);
     }
 

@@ -8,7 +8,7 @@ export ROCKSDB_LIB_DIR := $(MERIDIAN_BUILD)/rocksdb
 export ROCKSDB_STATIC := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint fmt sim sim-mutants bench clean
+.PHONY: help setup build demo test lint fmt sim sim-mutants chaos bench clean
 
 help: ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ sim: setup ## Simulates the cores under SEEDS seeds (10000) from FROM (0); says 
 
 sim-mutants: setup ## Breaks the cores on purpose, one fault at a time, and shows which checker notices.
 	cargo run --locked -p meridian-sim -- mutants --seeds $(or $(SEEDS),3000)
+
+chaos: build ## Faults on real processes, all of them; goes on where it was interrupted.
+	MERIDIAN_BIN="$(CARGO_TARGET_DIR)/debug/meridian" cargo run --locked -p meridian-chaos-live -- run --resume --state "$(MERIDIAN_BUILD)/chaos.jsonl"
 
 bench: setup ## Measures; writes benches/RESULTS.md.
 	cargo run --locked --release -p meridian-benches

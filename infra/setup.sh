@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what a fresh Debian or Ubuntu machine lacks to build Meridian, and nothing that is already there.
+# Installs what a fresh Debian or Ubuntu machine lacks to build Meridian and to test it under faults, and nothing that is
+# already there.
 # Needs: a Rust toolchain, a C++ compiler, apt-get. Leaves no trace outside of apt's own.
 set -euo pipefail
 
@@ -22,6 +23,11 @@ have_libclang || missing+=(libclang-dev)
 command -v mold >/dev/null || missing+=(mold)
 command -v make >/dev/null || missing+=(make)
 command -v c++ >/dev/null || missing+=(g++)
+# Faults on real processes: network namespaces, cut links, small disks, clocks that step.
+command -v ip >/dev/null || missing+=(iproute2)
+command -v nft >/dev/null || [[ -x /usr/sbin/nft ]] || missing+=(nftables)
+command -v mkfs.ext4 >/dev/null || [[ -x /usr/sbin/mkfs.ext4 ]] || missing+=(e2fsprogs)
+compgen -G '/usr/lib/*/faketime/libfaketime.so*' >/dev/null || missing+=(libfaketime)
 
 if ((${#missing[@]} == 0)); then
     exit 0

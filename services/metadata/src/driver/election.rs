@@ -1,8 +1,10 @@
 //! One election of one shard: who was fenced, what was answered, who wins.
 //!
 //! The rule is Raft's (Ongaro 2014, §3.6 and §4.3), taken over answers: a member wins only if those whose logs end no later
-//! than its own, and are sure to, are a majority of the set and of the one before. A committed frame is at a majority of
-//! one of them, so the winner has it. An answer that is unsure counts for nobody.
+//! than its own, and are sure to, are so many of the set, and of the one before, that the rest is no majority of it. A
+//! committed frame is at a majority of one of them, so the winner has it. An answer that is unsure counts for nobody. (Raft
+//! asks a majority for this, which in an even set is one more than the intersection needs; a set of two that shrinks to the
+//! shorter of both would then wait for ever.)
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -137,7 +139,10 @@ impl Round {
                     .get(node)
                     .is_some_and(|answer| answer.unsure_from.is_none() && is_behind(answer, candidate))
             });
-            behind.count() >= majority(set)
+            // What must not be is a frame that the candidate lacks and a majority may have: those that may have it, longer,
+            // unsure or silent, must be fewer than a majority. Of an even set half are enough for that; and those counted
+            // have promised, so the rest cannot commit in a lower epoch either.
+            behind.count() + majority(set) > set.len()
         };
         let both = row.previous.as_deref().is_none_or(backed) || mutant::is(Mutant::OneMajority);
         candidate.unsure_from.is_none() && backed(&row.members) && both

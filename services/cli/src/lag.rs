@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use meridian_sdk::Client;
 use meridian_sdk::v1::{GetLagResponse, Link, link};
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
-use crate::target::{Region, Target};
+use crate::target::Target;
 use crate::{human, output};
 
 /// `meridian lag`.
@@ -48,6 +49,8 @@ struct LinkRow {
     /// How long ago the oldest event that is missing was published.
     seconds: f64,
     round_trip_ms: Option<f64>,
+    /// The region that events come through while the origin is out of reach; empty: they come directly.
+    relay: String,
     reconnects: u64,
     faults: Vec<FaultRow>,
     /// Which region said so: the copy's own, or the origin, with what it last heard.
@@ -79,7 +82,7 @@ struct SilentRow {
 
 /// Runs the command.
 pub async fn run(args: Args) -> Outcome {
-    let regions = args.target.all(args.timeout).await?;
+    let regions = args.target.nodes(args.timeout).await?;
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
     loop {
@@ -107,12 +110,62 @@ pub async fn run(args: Args) -> Outcome {
     }
 }
 
-async fn look(regions: &[Region]) -> Look {
-    let answers = join_all(regions.iter().map(|region| async {
-        (region.name.clone(), region.client.admin().lag().await.map_err(|error| error.to_string()))
+async fn look(regions: &[(String, Vec<Client>)]) -> Look {
+    let answers = join_all(regions.iter().map(|(name, nodes)| async {
+        let told = join_all(
+            nodes.iter().map(|node| async { node.admin().lag().await.map_err(|error| error.to_string()) }),
+        );
+        (name.clone(), gather(told.await))
     }))
     .await;
     merge(answers)
+}
+
+/// What a region's nodes say together: each mirrors the shards whose copies it leads. A node that is silent leads none for
+/// long.
+fn gather(told: Vec<Result<GetLagResponse, String>>) -> Result<GetLagResponse, String> {
+    let mut all: Option<GetLagResponse> = None;
+    let mut silent = String::new();
+    for told in told {
+        match (told, &mut all) {
+            (Err(error), _) => silent = error,
+            (Ok(told), None) => all = Some(told),
+            (Ok(told), Some(all)) => {
+                for link in told.inbound {
+                    match all.inbound.iter_mut().find(|known| known.origin == link.origin) {
+                        Some(known) => add(known, link),
+                        None => all.inbound.push(link),
+                    }
+                }
+            }
+        }
+    }
+    all.ok_or(silent)
+}
+
+/// Adds what another node's link from the same origin lacks. The worse state counts.
+fn add(known: &mut Link, other: Link) {
+    let badness = |link: &Link| match link.state() {
+        link::State::Live => 0,
+        link::State::Unspecified | link::State::Connecting => 1,
+        link::State::Stalled => 2,
+        link::State::Faulted => 3,
+    };
+    if badness(&other) > badness(known) {
+        known.state = other.state;
+    }
+    if let Some(more) = other.backlog {
+        let backlog = known.backlog.get_or_insert_default();
+        backlog.events += more.events;
+        backlog.bytes += more.bytes;
+        backlog.oldest_ms = backlog.oldest_ms.max(more.oldest_ms);
+    }
+    known.round_trip_us = known.round_trip_us.into_iter().chain(other.round_trip_us).min();
+    known.reconnects += other.reconnects;
+    known.faults.extend(other.faults);
+    if known.relay.is_empty() {
+        known.relay = other.relay;
+    }
 }
 
 /// A link is told by both of its ends; the copy's own word counts, and the origin's where the copy is silent.
@@ -159,6 +212,7 @@ fn row(link: &Link, reported_by: &str) -> LinkRow {
         bytes: backlog.bytes,
         seconds: backlog.oldest_ms as f64 / 1000.0,
         round_trip_ms: link.round_trip_us.map(|us| us as f64 / 1000.0),
+        relay: link.relay.clone(),
         reconnects: link.reconnects,
         faults: link
             .faults
@@ -197,6 +251,9 @@ fn print(look: &Look, watch: bool) -> Result<(), Failure> {
             if is_known { age(link.seconds) } else { "?".to_owned() },
             round_trip,
         ))?;
+        if !link.relay.is_empty() {
+            output::line(format_args!("    {} is out of reach: through {}", link.origin, link.relay))?;
+        }
         for fault in &link.faults {
             output::line(format_args!(
                 "    FAULT shard {} at {}: {} {}",
@@ -244,6 +301,20 @@ mod tests {
             backlog: Some(Backlog { events, bytes: events * 10, oldest_ms: 1500 }),
             ..Link::default()
         }
+    }
+
+    #[test]
+    fn a_regions_nodes_each_tell_a_part() {
+        let told = |events| GetLagResponse { inbound: vec![link("eu", "us", events)], ..Default::default() };
+        let mut stalled = told(2);
+        stalled.inbound[0].state = link::State::Stalled.into();
+        let all = gather(vec![Ok(told(1)), Err("no answer".into()), Ok(stalled)]).unwrap();
+        assert_eq!(all.inbound.len(), 1);
+        assert_eq!(
+            (all.inbound[0].backlog.unwrap().events, all.inbound[0].state()),
+            (3, link::State::Stalled)
+        );
+        assert_eq!(gather(vec![Err("no answer".into())]), Err("no answer".into()));
     }
 
     #[test]

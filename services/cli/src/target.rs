@@ -118,6 +118,26 @@ impl Target {
 
     /// Every region: of the file, or as the node behind the endpoint knows them.
     pub async fn all(&self, retry_for: Duration) -> Result<Vec<Region>, Failure> {
+        let regions = self.endpoints(retry_for).await?;
+        let region = |(name, endpoints)| Ok(Region { name, client: self.client(endpoints, retry_for)? });
+        regions.into_iter().map(region).collect()
+    }
+
+    /// Every region, with a client of each of its nodes alone.
+    pub async fn nodes(&self, retry_for: Duration) -> Result<Vec<(String, Vec<Client>)>, Failure> {
+        let regions = self.endpoints(retry_for).await?;
+        let alone = |endpoint| {
+            let tenant = self.tenant.clone();
+            let options = ClientOptions { tenant, retry_for, discover: false, ..ClientOptions::default() };
+            Ok(Client::connect(vec![endpoint], options)?)
+        };
+        let region = |(name, endpoints): (String, Vec<String>)| {
+            Ok((name, endpoints.into_iter().map(alone).collect::<Result<_, Failure>>()?))
+        };
+        regions.into_iter().map(region).collect()
+    }
+
+    async fn endpoints(&self, retry_for: Duration) -> Result<Vec<(String, Vec<String>)>, Failure> {
         self.check()?;
         let regions: Vec<(String, Vec<String>)> = match &self.cluster {
             Some(path) => {
@@ -143,10 +163,7 @@ impl Target {
         if let Some((name, _)) = regions.iter().find(|(_, endpoints)| endpoints.is_empty()) {
             return Err(Failure::input(format!("no node of region {name} is known; use --cluster")));
         }
-        regions
-            .into_iter()
-            .map(|(name, endpoints)| Ok(Region { name, client: self.client(endpoints, retry_for)? }))
-            .collect()
+        Ok(regions)
     }
 }
 

@@ -57,6 +57,7 @@ impl Cluster {
             LinkState::Faulted => v1::link::State::Faulted,
         };
         v1::Link {
+            relay: status.relay.map(String::from).unwrap_or_default(),
             origin: status.source.map(String::from).unwrap_or_default(),
             region: self.0.me().region.to_string(),
             state: state.into(),

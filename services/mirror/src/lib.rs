@@ -12,6 +12,7 @@ mod hello;
 mod link;
 mod links;
 mod server;
+mod sources;
 mod status;
 #[cfg(test)]
 mod tests_support;
@@ -23,4 +24,5 @@ pub use hello::{Identity, PeerHello, Vetting};
 pub use link::{CopyState, LinkConfig, LinkCore, LinkEffect, LinkInput, RefusedReason};
 pub use links::{Dialer, Links, Peer};
 pub use server::{Neighbours, PeerServer};
+pub use sources::Source;
 pub use status::{LinkState, LinkStatus, ShardFault};

@@ -21,6 +21,7 @@ use v1::link_response::Response as In;
 
 use crate::hello::{Identity, PeerHello, Vetting};
 use crate::link::{CopyState, LinkConfig, LinkCore, LinkEffect, LinkInput, RefusedReason};
+use crate::sources::{Source, Sources};
 use crate::status::{LinkStatus, ShardFault};
 use crate::{SourceMark, split_frames};
 
@@ -29,6 +30,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(3);
 /// Messages shorter than this are copied out of what they came in.
 const COPIED: usize = 64 * 1024;
+/// How often the origin is tried while frames come through a relay.
+const RETURN_AFTER: Duration = Duration::from_secs(5);
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// A frame may be as large as a batch, and a message holds at least one.
 const MESSAGE_BYTES: usize = 32 * 1024 * 1024;
@@ -40,6 +43,8 @@ pub struct Peer {
     pub region: RegionName,
     /// Its nodes; one is asked at a time.
     pub nodes: Vec<NodeId>,
+    /// Nodes of other regions, which have its frames too: asked while it is out of reach.
+    pub relays: Vec<Source>,
     /// Its shards.
     pub shards: Vec<ShardId>,
 }
@@ -79,7 +84,9 @@ impl Links {
         self.statuses.lock().push((peer.region.clone(), watcher));
         let (events, inbox) = mpsc::channel(1024);
         let followers = copies.iter().map(|copy| follow(copy, events.clone())).collect();
+        let direct = peer.nodes.iter().map(|&node| Source { region: peer.region.clone(), node }).collect();
         let link = LinkTask {
+            sources: Sources::new(direct, peer.relays.clone()),
             me: self.me.clone(),
             dialer: self.dialer.clone(),
             clock: self.clock.clone(),
@@ -90,8 +97,6 @@ impl Links {
             status,
             session: None,
             opened: Instant::now(),
-            attempts: 0,
-            turn: 0,
             followers,
         };
         self.tasks.lock().push(tokio::spawn(link.run(inbox)));
@@ -152,7 +157,10 @@ fn copy_state(shard: ShardId, progress: &Progress) -> CopyState {
     }
 }
 
+type Connecting = BoxFuture<'static, Result<Session, String>>;
+
 struct Session {
+    source: Source,
     requests: mpsc::UnboundedSender<v1::LinkRequest>,
     responses: Streaming<v1::LinkResponse>,
 }
@@ -169,9 +177,7 @@ struct LinkTask {
     session: Option<Session>,
     /// Pings carry the time since then: a clock that steps measures nothing.
     opened: Instant,
-    attempts: u32,
-    /// Which of the peer region's nodes is next.
-    turn: usize,
+    sources: Sources,
     followers: Vec<JoinHandle<()>>,
 }
 
@@ -187,8 +193,10 @@ impl LinkTask {
     async fn run(mut self, mut events: mpsc::Receiver<(ShardId, CopyState)>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut connecting: Option<BoxFuture<'static, Result<Session, String>>> =
-            Some(self.connect(Duration::ZERO));
+        let first = self.sources.next();
+        let mut connecting: Option<Connecting> = Some(self.connect(first, Duration::ZERO));
+        // While frames come through a relay, their origin is tried again.
+        let mut returning: Option<Connecting> = None;
         loop {
             let mut effects = Vec::new();
             let mut lost = None;
@@ -200,25 +208,40 @@ impl LinkTask {
                 _ = ticks.tick() => {
                     let now = clock.now();
                     self.core.step(LinkInput::Tick, now, &mut effects);
-                    self.status.send_replace(self.core.status(now));
+                    self.show(now);
                 }
                 connected = async { connecting.as_mut().expect("checked by the guard").await }, if connecting.is_some() => {
                     connecting = None;
                     match connected {
                         Ok(session) => {
-                            tracing::info!(region = %self.peer.region, "the link is connected");
+                            tracing::info!(region = %self.peer.region, node = %session.source.node, through = %session.source.region, "the link is connected");
+                            if !self.sources.is_direct(&session.source) {
+                                returning = Some(self.connect_directly());
+                            }
                             self.session = Some(session);
                             self.core.step(LinkInput::Connected, clock.now(), &mut effects);
                         }
                         Err(why) => {
                             // Not the first failure, which a start is full of, but the second and every tenth from there: a
                             // region that is down for an hour is one story.
-                            if self.attempts % 10 == 1 {
+                            if self.sources.failures() % 10 == 1 {
                                 tracing::warn!(region = %self.peer.region, why, "the link cannot connect; it goes on trying");
                             }
-                            connecting = Some(self.connect(self.backoff()));
-                            self.attempts = self.attempts.saturating_add(1);
+                            self.sources.failed();
+                            connecting = Some(self.connect_next());
                         }
+                    }
+                }
+                connected = async { returning.as_mut().expect("checked by the guard").await }, if returning.is_some() => {
+                    returning = None;
+                    match connected {
+                        Ok(session) => {
+                            tracing::info!(region = %self.peer.region, node = %session.source.node, "the origin is in reach again: no relay any more");
+                            self.core.step(LinkInput::Disconnected, clock.now(), &mut Vec::new());
+                            self.session = Some(session);
+                            self.core.step(LinkInput::Connected, clock.now(), &mut effects);
+                        }
+                        Err(_) => returning = Some(self.connect_directly()),
                     }
                 }
                 message = async { self.session.as_mut().expect("checked by the guard").responses.message().await },
@@ -244,27 +267,41 @@ impl LinkTask {
                 self.session = None;
                 let now = clock.now();
                 self.core.step(LinkInput::Disconnected, now, &mut Vec::new());
-                self.attempts = self.attempts.saturating_add(1);
-                self.status.send_replace(self.core.status(now));
-                connecting = Some(self.connect(self.backoff()));
+                self.sources.failed();
+                self.show(now);
+                returning = None;
+                connecting = Some(self.connect_next());
             }
         }
     }
 
     /// Exponential, with full jitter, so that a region that comes back is not met by everyone at once.
     fn backoff(&self) -> Duration {
-        let ceiling = BACKOFF_MAX.min(BACKOFF_MIN * 2u32.saturating_pow(self.attempts.min(10)));
+        let ceiling = BACKOFF_MAX.min(BACKOFF_MIN * 2u32.saturating_pow(self.sources.failures().min(10)));
         rand::rng().random_range(BACKOFF_MIN / 2..=ceiling)
     }
 
-    fn connect(&mut self, wait: Duration) -> BoxFuture<'static, Result<Session, String>> {
-        let node = self.peer.nodes[self.turn % self.peer.nodes.len()];
-        self.turn = self.turn.wrapping_add(1);
-        let (dialer, me, vetting, region) =
-            (self.dialer.clone(), self.me.clone(), self.vetting.clone(), self.peer.region.clone());
+    fn connect_next(&mut self) -> Connecting {
+        let (source, wait) = (self.sources.next(), self.backoff());
+        self.connect(source, wait)
+    }
+
+    fn connect_directly(&mut self) -> Connecting {
+        let source = self.sources.next_direct();
+        self.connect(source, RETURN_AFTER)
+    }
+
+    fn show(&self, now: Timestamp) {
+        let through = self.session.as_ref().map(|session| session.source.region.clone());
+        let relay = through.filter(|region| *region != self.peer.region);
+        self.status.send_replace(LinkStatus { relay, ..self.core.status(now) });
+    }
+
+    fn connect(&self, source: Source, wait: Duration) -> Connecting {
+        let (dialer, me, vetting) = (self.dialer.clone(), self.me.clone(), self.vetting.clone());
         Box::pin(async move {
             tokio::time::sleep(wait).await;
-            tokio::time::timeout(CONNECT_WITHIN, open(dialer, me, vetting, region, node))
+            tokio::time::timeout(CONNECT_WITHIN, open(dialer, me, vetting, source))
                 .await
                 .unwrap_or_else(|_| Err(format!("no answer within {} s", CONNECT_WITHIN.as_secs())))
         })
@@ -290,7 +327,7 @@ impl LinkTask {
                 // Damaged on the way: nothing of it is used, and a new connection brings it again.
                 let frames = split_frames(bytes, message.count).map_err(|error| error.to_string())?;
                 // Only now: a peer whose every message ends the connection is not dialled ten times a second.
-                self.attempts = 0;
+                self.sources.progressed();
                 LinkInput::Frames { shard, frames }
             }
             In::Mark(mark) => {
@@ -322,6 +359,10 @@ impl LinkTask {
         Ok(())
     }
 
+    fn is_direct(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| self.sources.is_direct(&session.source))
+    }
+
     /// The one place where a link's effects happen. Says why the connection is to be given up, if it is.
     async fn execute(&mut self, effects: Vec<LinkEffect>) -> Option<String> {
         for effect in effects {
@@ -343,6 +384,8 @@ impl LinkTask {
                     chain_before: chain_before.0.to_vec().into(),
                 }),
                 LinkEffect::Credit(bytes) => Out::Credit(v1::LinkCredit { bytes }),
+                // The origin alone keeps account of it, and asks on its own links.
+                LinkEffect::Durable(..) if !self.is_direct() => continue,
                 LinkEffect::Durable(shard, mark) => Out::Durable(v1::DurableMark {
                     shard: Some(shard.into()),
                     seq: mark.seq.0,
@@ -367,10 +410,9 @@ async fn open(
     dialer: Arc<dyn Dialer>,
     me: Identity,
     vetting: Vetting,
-    region: RegionName,
-    node: NodeId,
+    source: Source,
 ) -> Result<Session, String> {
-    let channel = dialer.dial(node).await?;
+    let channel = dialer.dial(source.node).await?;
     let mut client = v1::peer_service_client::PeerServiceClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES)
         .max_encoding_message_size(MESSAGE_BYTES);
@@ -387,13 +429,13 @@ async fn open(
     let peer = PeerHello::read(&hello).map_err(|error| error.to_string())?;
     peer.check(&me).map_err(|error| error.to_string())?;
     vetting(&peer).map_err(|error| error.to_string())?;
-    if peer.identity.region != region || peer.identity.node != node {
+    if peer.identity.region != source.region || peer.identity.node != source.node {
         return Err(format!(
-            "dialled node {node} of {region}, reached node {} of {}",
-            peer.identity.node, peer.identity.region
+            "dialled node {} of {}, reached node {} of {}",
+            source.node, source.region, peer.identity.node, peer.identity.region
         ));
     }
-    Ok(Session { requests, responses })
+    Ok(Session { source, requests, responses })
 }
 
 fn describe(status: &Status) -> String {

@@ -36,6 +36,8 @@ pub struct ShardFault {
 pub struct LinkStatus {
     /// The other end's region: where the frames come from.
     pub source: Option<RegionName>,
+    /// The region that the frames come through, where that is not their origin.
+    pub relay: Option<RegionName>,
     /// How it is.
     pub state: LinkState,
     /// Events that the source has committed and this region has not.

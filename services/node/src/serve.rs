@@ -11,7 +11,7 @@ use meridian_metadata::catalog::RegionRow;
 use meridian_metadata::{
     CatalogGroup, Config as RaftConfig, OnFatal, PlacementGroup, RaftServers, StartError,
 };
-use meridian_mirror::{DurableBoard, Identity, LinkConfig, Links, Neighbours as _, Peer, PeerServer};
+use meridian_mirror::{DurableBoard, Identity, LinkConfig, Links, Neighbours as _, Peer, PeerServer, Source};
 use meridian_region::{Agent, Region, RegionConfig, RegionServer};
 use meridian_shard::{ByGroup, HostConfig, OpenError, ShardHandle, ShardHost};
 use meridian_storage::index::{Index, IndexError, KvError, RocksConfig, RocksKeyValue};
@@ -481,7 +481,15 @@ impl Parts<'_> {
                 (0..region.shards).map(|no| ShardId { origin: region.origin(), no: ShardNo(no) }).collect();
             let copies: Vec<ShardHandle> =
                 shards.iter().map(|&shard| host.ensure(shard)).collect::<Result<_, _>>()?;
-            links.start(Peer { region: region.name.clone(), nodes, shards }, copies);
+            let relays = state
+                .regions()
+                .filter(|other| other.name != region.name && other.name != self.me.region)
+                .flat_map(|other| {
+                    let nodes = PeerWays::nodes_of(self.config, &other.name);
+                    nodes.into_iter().map(|node| Source { region: other.name.clone(), node })
+                })
+                .collect();
+            links.start(Peer { region: region.name.clone(), nodes, relays, shards }, copies);
         }
         Ok(links)
     }

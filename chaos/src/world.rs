@@ -56,6 +56,8 @@ pub struct World {
 
 #[derive(Debug)]
 struct Node {
+    id: u32,
+    region: String,
     endpoint: String,
     admin: String,
     folder: PathBuf,
@@ -78,6 +80,7 @@ struct ClusterRegion {
 
 #[derive(Deserialize)]
 struct ClusterNode {
+    id: u32,
     name: String,
     endpoint: String,
     admin: String,
@@ -136,9 +139,10 @@ impl World {
         let nodes = file.regions.into_iter().flat_map(|region| {
             let alone = region.nodes.len() == 1;
             region.nodes.into_iter().map(move |node| {
-                let name = if alone { region.name.clone() } else { node.name };
-                let (endpoint, admin, pid) = (node.endpoint, node.admin, Some(node.pid));
-                (name, Node { endpoint, admin, folder: node.dir, pid, child: None })
+                let region = region.name.clone();
+                let name = if alone { region.clone() } else { node.name };
+                let ClusterNode { id, endpoint, admin, pid, dir: folder, .. } = node;
+                (name, Node { id, region, endpoint, admin, folder, pid: Some(pid), child: None })
             })
         });
         let mut world = Self { folder, dev, nodes: nodes.collect(), order, _one: one };
@@ -167,6 +171,31 @@ impl World {
         self.nodes.keys().cloned().collect()
     }
 
+    /// The names of a region's nodes.
+    pub fn nodes_of(&self, region: &str) -> Vec<String> {
+        let nodes = self.nodes.iter().filter(|(_, node)| node.region == region);
+        nodes.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// What clients of a region dial, a node each.
+    pub fn endpoints(&self, region: &str) -> Vec<String> {
+        self.nodes_of(region).iter().map(|node| self.endpoint(node).to_owned()).collect()
+    }
+
+    /// The number that a node goes by in the cluster.
+    pub fn id_of(&self, node: &str) -> u32 {
+        self.node(node).id
+    }
+
+    /// The name of the node with this number.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn name_of(&self, id: u32) -> String {
+        let named = self.nodes.iter().find(|(_, node)| node.id == id);
+        named.map(|(name, _)| name.clone()).unwrap_or_else(|| panic!("there is no node {id}"))
+    }
+
     /// What clients of a region dial.
     pub fn endpoint(&self, region: &str) -> &str {
         &self.node(region).endpoint
@@ -183,6 +212,11 @@ impl World {
     /// It is down.
     pub fn pid(&self, region: &str) -> u32 {
         self.node(region).pid.unwrap_or_else(|| panic!("{region} is down"))
+    }
+
+    /// Whether a node's process is there and does not stand still.
+    pub fn runs(&self, node: &str) -> bool {
+        self.node(node).pid.is_some_and(|pid| !signals::stands_still(pid))
     }
 
     /// A node's folder.

@@ -7,64 +7,25 @@
 //! Kafka's partitioner gives; the event's key is the line's `tailnum`. A lane is the same sequence in every region. What is
 //! not there to be compared is the order of lines of different partitions: the bus promises none.
 
-use std::collections::{BTreeMap, HashMap};
-use std::io::Read as _;
-use std::path::PathBuf;
+mod support {
+    pub mod airports;
+}
+
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use meridian_chaos::{Background, Seed, Setup, World, consume, say, skip, until};
+use meridian_chaos::{Background, Seed, Setup, World, say, until};
 use meridian_sdk::{Client, ClientOptions};
-use meridian_types::partition_for_key;
 use rand::RngExt as _;
 
+use support::airports::{Airport, PARTITIONS, airports, read_back};
+
 const STREAM: &str = "flights";
-const PARTITIONS: u32 = 4;
-const AIRPORTS: [(&str, &str, u64); 3] =
-    [("us", "EWR", 120_835), ("eu", "JFK", 111_279), ("ap", "LGA", 104_662)];
 const EVENTS: u64 = 336_776;
 /// Events a second and airport, so that each publishes for long enough to be killed on the way.
 const RATE: &str = "12000";
 const AGREE_WITHIN: Duration = Duration::from_secs(120);
 const PUBLISH_WITHIN: Duration = Duration::from_secs(300);
-
-/// An airport's file.
-struct Airport {
-    region: &'static str,
-    file: PathBuf,
-    lines: Vec<String>,
-}
-
-impl Airport {
-    /// The key of a line, which is JSON.
-    fn key(line: &str) -> Option<String> {
-        let line: serde_json::Value = serde_json::from_str(line).expect("a line of the data is JSON");
-        line["tailnum"].as_str().map(str::to_owned)
-    }
-}
-
-fn airports() -> Option<Vec<Airport>> {
-    let here = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
-    let folder = std::env::var_os("MERIDIAN_DATA").map_or_else(here, PathBuf::from);
-    AIRPORTS
-        .iter()
-        .map(|(region, code, events)| {
-            let file = folder.join(format!("flights-{code}.ndjson.gz"));
-            let packed = match std::fs::File::open(&file) {
-                Ok(packed) => packed,
-                Err(error) => {
-                    skip("flights", &format!("no data at {}: {error}", file.display()));
-                    return None;
-                }
-            };
-            let mut text = String::new();
-            let mut unpacked = flate2::read::MultiGzDecoder::new(packed);
-            unpacked.read_to_string(&mut text).expect("the data can be unpacked");
-            let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-            assert_eq!(lines.len() as u64, *events, "{} is not the file this test knows", file.display());
-            Some(Airport { region, file, lines })
-        })
-        .collect()
-}
 
 /// How many events of its own a region has stored; none while it does not answer.
 fn stored(runtime: &tokio::runtime::Runtime, client: &Client, region: &str) -> Option<u64> {
@@ -74,7 +35,7 @@ fn stored(runtime: &tokio::runtime::Runtime, client: &Client, region: &str) -> O
 
 #[test]
 fn every_region_gives_back_the_lines_of_all_airports() {
-    let Some(airports) = airports() else { return };
+    let Some(airports) = airports("flights") else { return };
     let mut rng = Seed::of("flights").rng();
     let mut world = World::start(Setup { wan: "us-eu=80ms,us-ap=150ms,eu-ap=120ms", ..Setup::default() });
     world.create_stream(STREAM, PARTITIONS);
@@ -105,9 +66,9 @@ fn every_region_gives_back_the_lines_of_all_airports() {
         assert!(lane.agree && lane.copies.len() == 3, "{lane:?}");
     }
 
-    let first = read_back(&world, "us", &airports);
+    let first = read_back(&world, "us", STREAM, &airports);
     for region in ["eu", "ap"] {
-        assert!(read_back(&world, region, &airports) == first, "{region} gives other lanes than us");
+        assert!(read_back(&world, region, STREAM, &airports) == first, "{region} gives other lanes than us");
     }
 }
 
@@ -171,51 +132,4 @@ fn kill_each_once(
     for airport in airports {
         world.wait_ready(airport.region);
     }
-}
-
-/// Reads all of the stream in one region and holds it against the files; gives each lane as numbers of lines.
-fn read_back(world: &World, region: &str, airports: &[Airport]) -> BTreeMap<(String, u32), Vec<u32>> {
-    let numbers: BTreeMap<&str, HashMap<&str, u32>> = airports
-        .iter()
-        .map(|airport| {
-            let lines = airport.lines.iter().map(String::as_str);
-            let numbers: HashMap<&str, u32> = lines.zip(0..).collect();
-            assert_eq!(numbers.len(), airport.lines.len(), "no line is there twice");
-            (airport.region, numbers)
-        })
-        .collect();
-    let mut lanes: BTreeMap<(String, u32), Vec<u32>> = BTreeMap::new();
-    consume(world, region, STREAM, Duration::from_secs(120), |row| {
-        let lane = lanes.entry((row.origin.clone(), row.partition)).or_default();
-        assert_eq!(
-            row.offset,
-            lane.len() as u64,
-            "an offset is missing or out of order in {region}: {row:?}"
-        );
-        let number = numbers.get(row.origin.as_str()).and_then(|lines| lines.get(row.value.as_str()));
-        let Some(&number) = number else {
-            panic!("{region} gives what {} did not publish: {row:?}", row.origin)
-        };
-        if let Some(&last) = lane.last() {
-            assert!(last < number, "{region}: line {number} after line {last} of the file: {row:?}");
-        }
-        assert_eq!(row.key, Airport::key(&row.value), "{row:?}");
-        if let Some(key) = &row.key {
-            assert_eq!(partition_for_key(key.as_bytes(), PARTITIONS).0, row.partition, "{row:?}");
-        }
-        lane.push(number);
-    });
-    for airport in airports {
-        let of_airport = lanes.iter().filter(|((origin, _), _)| origin == airport.region);
-        let mut all: Vec<u32> = of_airport.flat_map(|(_, lane)| lane.iter().copied()).collect();
-        all.sort_unstable();
-        assert!(
-            all.iter().copied().eq(0..airport.lines.len() as u32),
-            "{region} has {} of {} lines of {}, or one twice",
-            all.len(),
-            airport.lines.len(),
-            airport.region
-        );
-    }
-    lanes
 }

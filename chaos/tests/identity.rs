@@ -46,7 +46,7 @@ fn content(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 /// The disk is gone, `node.toml` is not.
 fn wipe(world: &World, region: &str) {
-    for part in ["volume", "index", "catalog"] {
+    for part in ["volume", "index", "catalog", "placement"] {
         std::fs::remove_dir_all(world.node_folder(region).join(part)).expect("a node has these folders");
     }
 }

@@ -8,6 +8,7 @@ use crate::run;
 /// What became of a mutant.
 #[derive(Clone, Debug)]
 pub struct Caught {
+    /// Which.
     pub mutant: Mutant,
     /// The first seed that caught it and breaks nothing without it, and how.
     pub by: Option<(u64, Breach)>,

@@ -1,6 +1,6 @@
 //! A node: what outlives its process, and the process.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use meridian_metadata::placement::Placement;
@@ -70,9 +70,6 @@ pub struct Link {
     /// The connection, and the node at its other end.
     pub connection: Option<(u64, NodeId)>,
     pub attempts: u32,
-    /// When it was connected, in µs, and whether it was refused a shard since.
-    pub since: u64,
-    pub refused: bool,
 }
 
 /// The source's end of a link.
@@ -80,6 +77,8 @@ pub struct Session {
     pub feed: Feed,
     pub to: NodeId,
     pub to_region: usize,
+    /// What it was asked for.
+    pub followed: BTreeSet<ShardId>,
 }
 
 impl Node {

@@ -15,13 +15,19 @@ use crate::world::World;
 /// What became of a history.
 #[derive(Debug)]
 pub struct Outcome {
+    /// Whose.
     pub seed: u64,
     /// Over the whole trace.
     pub hash: u128,
+    /// The first law that was broken, if any.
     pub breach: Option<Breach>,
+    /// What occurred, and how often.
     pub met: Coverage,
+    /// How many things happened.
     pub events: u64,
+    /// How many of them were clients' doing.
     pub operations: u64,
+    /// How many were faults, and operators'.
     pub faults: u64,
     /// How long it was in simulated time, in µs.
     pub lasted: u64,

@@ -24,7 +24,8 @@ fn a_seed_run_twice_is_the_same_to_the_byte() {
         assert_eq!((one.hash, one.events), (other.hash, other.events), "seed {seed}");
         assert_eq!(run::history(seed, None, false).hash, one.hash, "seed {seed}: kept or not");
     }
-    let hashes: std::collections::BTreeSet<u128> = (0..12).map(|seed| run::history(seed, None, false).hash).collect();
+    let hashes: std::collections::BTreeSet<u128> =
+        (0..12).map(|seed| run::history(seed, None, false).hash).collect();
     assert_eq!(hashes.len(), 12, "each seed is another history");
 }
 
@@ -50,7 +51,12 @@ fn the_checkers_bite() {
         Mutant::AckBeforeFlush,
         Mutant::PromiseNotSynced,
         Mutant::NoTruncation,
-        Mutant::BeyondMatched,
+        Mutant::OldEpochCounts,
+        Mutant::StaleRead,
+        Mutant::RestartedLeads,
+        Mutant::FencedReports,
+        Mutant::OldDurableMark,
+        Mutant::DuplicateEarly,
         Mutant::UncommittedLeaves,
         Mutant::ResumeTooFar,
         Mutant::AppliedPastFlushed,
@@ -73,7 +79,6 @@ const EXPECTED: &[&str] = &[
     "change: Learner named",
     "change: Settle",
     "disk: frame replayed",
-    "disk: frame skipped that was cut in the queue",
     "disk: index flushed",
     "disk: round",
     "disk: torn round",

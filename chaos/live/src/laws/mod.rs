@@ -18,7 +18,7 @@ mod tests;
 
 use crate::record::{Entry, Finals, What};
 
-pub use silence::longest_silence;
+pub use silence::{longest_silence, longest_stall};
 
 /// What the laws are checked over.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! How long a publisher went without an acknowledgement while it was waiting for one. Measured, not judged.
+//! How long a publisher, or one of its lanes, went without an acknowledgement while it was waiting for one. Measured, not judged.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,4 +32,25 @@ pub fn longest_silence(entries: &[Entry]) -> Duration {
         }
     }
     Duration::from_micros(longest)
+}
+
+/// The longest time, over all lanes that this publisher's events lie in, without an acknowledgement in the lane: of those
+/// times that end after `since`, the one up to `now` among them. Means something for a publisher that always waits for
+/// answers in all of its lanes.
+pub fn longest_stall(entries: &[Entry], publisher: &str, since: Duration, now: Duration) -> Duration {
+    let (since, now) = (since.as_micros() as u64, now.as_micros() as u64);
+    let mut last: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut longest = 0;
+    for Entry { at, what } in entries {
+        let What::Ack { id, lane, .. } = what else { continue };
+        if parts(id).is_none_or(|(name, _)| name != publisher) {
+            continue;
+        }
+        let before = last.insert(lane, *at);
+        if let Some(before) = before.filter(|_| *at > since) {
+            longest = longest.max(at - before);
+        }
+    }
+    let open = last.values().map(|last| now.saturating_sub(*last)).max();
+    Duration::from_micros(longest.max(open.unwrap_or_default()))
 }

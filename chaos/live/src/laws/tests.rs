@@ -1,6 +1,7 @@
 //! Each law finds its breach, and nothing where there is none.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use meridian_sdk::verify::Report;
 
@@ -77,4 +78,17 @@ fn an_error_and_a_gap_are_heard_and_silence_is_measured() {
     says(&verdict, "error: us/0/4");
     says(&verdict, "consumer eu: gap");
     assert_eq!((verdict.silence_ms, verdict.injected), (900, 1));
+}
+
+#[test]
+fn a_lane_that_stands_still_is_measured_while_others_go_on() {
+    let ack = |at, lane: &str| {
+        let id = format!("us/0/{at}");
+        Entry { at, what: What::Ack { id, lane: lane.to_owned(), offset: 0, hlc: 0, duplicate: false } }
+    };
+    let entries = [ack(100, "a"), ack(110, "b"), ack(200, "a"), ack(300, "a"), ack(910, "b"), ack(920, "a")];
+    let stall = |since, now| {
+        longest_stall(&entries, "us/0", Duration::from_micros(since), Duration::from_micros(now)).as_micros()
+    };
+    assert_eq!((stall(150, 950), stall(915, 950), stall(915, 3000)), (800, 620, 2090));
 }

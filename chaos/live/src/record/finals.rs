@@ -61,12 +61,13 @@ pub fn read_lanes(world: &World, region: u8, stream: &str) -> Result<BTreeMap<St
 
 /// Asks again and again; gives the last answer, whatever it is.
 pub(crate) fn agree(world: &World, stream: &str, within: Duration) -> Result<Report, Trouble> {
-    let regions: Vec<(String, Vec<String>)> =
-        (1..).zip(world.regions()).map(|(number, name)| (name.clone(), world.endpoints(number))).collect();
+    // Each node for itself: replicas of a region have to be alike as well as regions' copies.
+    let nodes: Vec<(String, String)> =
+        (0..world.nodes()).map(|index| (world.node(index).name.clone(), world.endpoint(index))).collect();
     let stream = stream.to_owned();
     world.clients.run(async move {
-        let copies = regions.into_iter().map(|(name, endpoints)| {
-            let client = crate::world::client(endpoints, Duration::from_secs(10))?;
+        let copies = nodes.into_iter().map(|(name, endpoint)| {
+            let client = crate::world::client_of_one(endpoint, Duration::from_secs(10))?;
             Ok(RemoteCopy::new(name, stream.clone(), &client))
         });
         let copies: Vec<RemoteCopy> = copies.collect::<Result<_, Trouble>>()?;

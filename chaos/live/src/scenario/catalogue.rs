@@ -2,7 +2,8 @@
 
 use crate::laws::Verdict;
 use crate::scenario::{
-    Run, clocks, full_disk, lost_region, no_progress, power, producers, sync_error, wan_down, wiped_disk,
+    Run, clocks, cut_off, failover, fenced, figures, full_disk, lost_region, no_progress, one_way, own_flush,
+    power, producers, raft_files, sets, stopped, sync_error, wan_down, wiped_disk,
 };
 use crate::trouble::Trouble;
 
@@ -22,6 +23,13 @@ pub fn all() -> Vec<Scenario> {
     let row = |name, promise, run| Scenario { name, promise, run };
     vec![
         row("01-power-loss-after-ack", "0 acknowledged events lost, same offsets", power::after_acks),
+        row("01-power-loss-of-three", "the same with three replicas a shard", power::after_acks_of_three),
+        row("02-last-without-tail", "not electable until it has caught up; one history", cut_off::run),
+        row(
+            "05-raft-file",
+            "that node refuses to start, the others serve, nothing is deleted",
+            raft_files::run,
+        ),
         row(
             "07-torn-tail",
             "cut to the last whole frame, never below what was acknowledged",
@@ -33,21 +41,46 @@ pub fn all() -> Vec<Scenario> {
             sync_error::run,
         ),
         row("10-disk-full", "refused before an offset is given, reading goes on, no restart", full_disk::run),
+        row("11-leader-stopped", "0 acks from it once it is fenced; others acknowledge soon", stopped::run),
+        row(
+            "12-one-way",
+            "acks stop or go on elsewhere; a new leader soon; no storm of epochs",
+            one_way::run,
+        ),
         row("13-clock", "a clock ten minutes off, and back: no law broken", clocks::run),
+        row("15-sets-change", "0 lost, no set stays between two", sets::run),
         row("16-wiped-disk", "refused under the old id", wiped_disk::run),
         row(
             "17-retry",
             "over a restart, and of what is under way: one copy, at its first offset",
             producers::retry,
         ),
+        row(
+            "17-leader-change",
+            "retries over leader after leader: one copy, at its first offset",
+            failover::run,
+        ),
         row("18-older-epoch", "FENCED, nothing appended", producers::older_epoch),
         row("20-wan-down", "local acks go on; then a byte-identical prefix, bounded memory", wan_down::run),
         row("21-region-lost", "its unmirrored tail arrives late and whole", lost_region::run),
         row("28-no-progress", "noticed: a metric, a reconnect", no_progress::run),
         row(
+            "36-own-flush",
+            "it leads nothing before a new election; what was acknowledged stands",
+            own_flush::run,
+        ),
+        row(
             "37-kill-before-sync",
             "nothing served or acknowledged that the page cache held alone",
             power::before_sync,
         ),
+        row(
+            "37-kill-majority-before-sync",
+            "the same of a majority, then of all replicas",
+            power::before_sync_of_three,
+        ),
+        row("38-fenced-leader", "it acknowledges nothing with a follower that is not fenced", fenced::run),
+        row("figure-kill", "leaders killed 20 times: the time without an ack", figures::kill),
+        row("figure-stop", "leaders stopped 20 times: the time without an ack", figures::stop),
     ]
 }

@@ -2,19 +2,26 @@
 //!
 //! Flows in: a seed. Flows out: a verdict over the record, or why there is none. Must never call a run good that it has
 //! not checked, nor inject what it does not count.
-//!
-//! Those that need three nodes in a region (2 to 5, 11, 12, 14, 15, 30, 32, 35, 36, 38) are not here yet: a [`Plan`]
-//! takes `nodes_each`, and `World` addresses nodes one by one, so each of them is one more file and one more row below.
 
 mod catalogue;
 mod clocks;
+mod cut_off;
+mod failover;
+mod fenced;
+mod figures;
 mod full_disk;
 mod lost_region;
 mod no_progress;
+mod one_way;
+mod own_flush;
 mod power;
 mod producers;
+mod quorum;
+mod raft_files;
 mod raw;
+mod sets;
 mod stage;
+mod stopped;
 mod sync_error;
 mod wan_down;
 mod wiped_disk;

@@ -7,12 +7,13 @@ use rand::RngExt as _;
 
 use crate::disk::{Loss, Release};
 use crate::record::Load;
+use crate::scenario::quorum::US;
 use crate::scenario::{Outcome, Run, Stage};
 use crate::trouble::Trouble;
 use crate::world::{DiskKind, Plan};
 
 /// What the volume's rounds lie in.
-const VOLUME: &str = "volume/volume-";
+pub(super) const VOLUME: &str = "volume/volume-";
 const SLOW: Duration = Duration::from_millis(120);
 const HELD_WITHIN: Duration = Duration::from_secs(20);
 
@@ -22,12 +23,12 @@ fn plan() -> Plan {
 
 impl Stage {
     /// All or some of what was not synced, by chance.
-    fn loss(&mut self) -> Loss {
+    pub(super) fn loss(&mut self) -> Loss {
         if self.rng.random_bool(0.4) { Loss::All } else { Loss::Some(self.rng.random()) }
     }
 
     /// Power goes on these at once.
-    fn cut_power(&mut self, indices: &[usize]) -> Result<(), Trouble> {
+    pub(super) fn cut_power(&mut self, indices: &[usize]) -> Result<(), Trouble> {
         self.world.kill(indices)?;
         for index in indices {
             let loss = self.loss();
@@ -41,7 +42,7 @@ impl Stage {
     }
 
     /// Waits until a node stands in a sync of its volume, with a round written and not synced, and kills it there.
-    fn kill_within_sync(&mut self, index: usize) -> Result<(), Trouble> {
+    pub(super) fn kill_within_sync(&mut self, index: usize) -> Result<(), Trouble> {
         // A slow disk first: what comes meanwhile makes the next round a large one.
         self.world.node(index).power()?.slow_syncs(Some((VOLUME, SLOW)));
         std::thread::sleep(2 * SLOW);
@@ -64,7 +65,16 @@ impl Stage {
 
 /// Fault 1: every replica of every region, at once, right after an acknowledgement.
 pub fn after_acks(run: Run) -> Outcome {
-    Stage::play(run, plan(), Load::default(), |stage| {
+    after_acks_in(run, plan())
+}
+
+/// The same where regions have three replicas.
+pub fn after_acks_of_three(run: Run) -> Outcome {
+    after_acks_in(run, Plan::quorum(3, DiskKind::Power))
+}
+
+fn after_acks_in(run: Run, plan: Plan) -> Outcome {
+    Stage::play(run, plan, Load::default(), |stage| {
         let all: Vec<usize> = (0..stage.world.nodes()).collect();
         for _ in 0..run.rounds(8, 2) {
             stage.pause(700);
@@ -72,6 +82,7 @@ pub fn after_acks(run: Run) -> Outcome {
             stage.cut_power(&all)?;
             stage.start_again(&all)?;
             stage.wait_acks(30)?;
+            stage.wait_acks_of("us", 10, Duration::from_secs(60))?;
         }
         Ok(())
     })
@@ -117,6 +128,39 @@ pub fn before_sync(run: Run) -> Outcome {
             stage.world.node(victim).power()?.lose_power(Loss::All)?;
             stage.fault(format!("{region} loses power after its restart"));
             stage.start_again(&[victim])?;
+        }
+        Ok(())
+    })
+}
+
+/// Fault 37 on a majority: two of three replicas are killed between a write and its sync, start again and find it in their
+/// page caches; then all three lose power.
+pub fn before_sync_of_three(run: Run) -> Outcome {
+    Stage::play(run, Plan::quorum(3, DiskKind::Power), Load::default(), |stage| {
+        let us = stage.world.nodes_of(US);
+        for round in 0..run.rounds(4, 1) as usize {
+            stage.wait_well()?;
+            let spared = us[round % us.len()];
+            let victims: Vec<usize> = us.iter().copied().filter(|index| *index != spared).collect();
+            stage.pause(300);
+            for victim in &victims {
+                stage.kill_within_sync(*victim)?;
+            }
+            let mut left = 0;
+            for victim in &victims {
+                left += stage.world.node(*victim).power()?.unsynced_bytes(VOLUME);
+            }
+            stage.fault(format!("two of three killed before their sync: {left} bytes in the page caches"));
+            stage.start_again(&victims)?;
+            // What is served and acknowledged now must outlive the page cache.
+            stage.wait_acks_of("us", 20, Duration::from_secs(60))?;
+            stage.world.kill(&us)?;
+            for index in &us {
+                stage.world.node(*index).power()?.lose_power(Loss::All)?;
+            }
+            stage.fault("all three lose power after their restart");
+            stage.start_again(&us)?;
+            stage.wait_acks_of("us", 20, Duration::from_secs(60))?;
         }
         Ok(())
     })

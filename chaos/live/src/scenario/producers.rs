@@ -14,11 +14,11 @@ use crate::world::{DiskKind, Plan};
 const EVENTS: u64 = 3;
 const VOLUME: &str = "volume/volume-";
 
-fn acknowledged(answered: Answered) -> Result<Vec<At>, Trouble> {
+pub(super) fn acknowledged(answered: Answered) -> Result<Vec<At>, Trouble> {
     answered.map_err(|refused| Trouble::broken(format!("a producer in order is refused: {refused}")))
 }
 
-fn same(what: &str, first: &[At], again: &[At]) -> Result<(), Trouble> {
+pub(super) fn same(what: &str, first: &[At], again: &[At]) -> Result<(), Trouble> {
     if first == again {
         Ok(())
     } else {
@@ -86,7 +86,7 @@ pub fn retry(run: Run) -> Outcome {
 }
 
 /// Syncs stand still, and one does.
-fn hold(stage: &Stage, index: usize) -> Result<(), Trouble> {
+pub(super) fn hold(stage: &Stage, index: usize) -> Result<(), Trouble> {
     let power = stage.world.node(index).power()?;
     power.hold_syncs(VOLUME);
     let until = Instant::now() + Duration::from_secs(20);

@@ -49,6 +49,17 @@ impl Raw {
         Ok(Self { endpoint, name, next: AtomicU64::new(0) })
     }
 
+    /// A client of one node.
+    pub fn of_node(stage: &Stage, index: usize) -> Result<Self, Trouble> {
+        let raw = Self::new(stage, stage.world.node(index).place().0)?;
+        Ok(Self { endpoint: stage.world.endpoint(index), ..raw })
+    }
+
+    /// Another node is talked to from here on.
+    pub fn turn_to(&mut self, stage: &Stage, index: usize) {
+        self.endpoint = stage.world.endpoint(index);
+    }
+
     /// A fresh producer: id and epoch.
     pub fn init_producer(&self, stage: &Stage) -> Result<(i64, i32), Trouble> {
         let endpoint = self.endpoint.clone();
@@ -62,6 +73,17 @@ impl Raw {
 
     /// Events of partition 0, noted as calls.
     pub fn batch(&self, recorder: &Recorder, producer: Option<Producer>, events: u64) -> Batch {
+        self.batch_in(recorder, 0, producer, events)
+    }
+
+    /// Events of a partition, noted as calls.
+    pub fn batch_in(
+        &self,
+        recorder: &Recorder,
+        partition: u32,
+        producer: Option<Producer>,
+        events: u64,
+    ) -> Batch {
         let first = self.next.fetch_add(events, Ordering::Relaxed);
         let ids: Vec<String> =
             (first..first + events).map(|number| format!("{}/{number}", self.name)).collect();
@@ -70,7 +92,7 @@ impl Raw {
         }
         let events = ids.iter().map(|id| Event {
             value: Some(format!("{id} raw").into()),
-            partition: Some(0),
+            partition: Some(partition),
             ..Event::default()
         });
         let stream = StreamRef { tenant: "default".to_owned(), stream: STREAM.to_owned() };

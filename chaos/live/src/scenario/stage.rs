@@ -14,7 +14,7 @@ use crate::world::{Plan, World};
 
 /// The stream of every scenario.
 pub const STREAM: &str = "live";
-const PARTITIONS: u32 = 4;
+pub const PARTITIONS: u32 = 4;
 const AGREE_WITHIN: Duration = Duration::from_secs(120);
 const SEEN_WITHIN: Duration = Duration::from_secs(60);
 

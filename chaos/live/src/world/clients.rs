@@ -93,6 +93,21 @@ pub(crate) fn client(endpoints: Vec<String>, retry_for: Duration) -> Result<Clie
     Client::connect(endpoints, options).context("a client")
 }
 
+/// A client of one node alone: it answers for itself, or does not.
+///
+/// # Errors
+/// As [`client`].
+pub(crate) fn client_of_one(endpoint: String, retry_for: Duration) -> Result<Client, Trouble> {
+    let options = ClientOptions {
+        discover: false,
+        retry_for,
+        connect_timeout: Duration::from_secs(2),
+        attempt_timeout: Duration::from_secs(10),
+        ..ClientOptions::default()
+    };
+    Client::connect(vec![endpoint], options).context("a client")
+}
+
 /// `GET path`: the status and the body. No HTTP library is needed for that.
 pub(super) fn get(address: SocketAddr, path: &str) -> Result<(u16, String), Trouble> {
     enter(Place::Clients, || {

@@ -35,7 +35,8 @@ pub fn texts(plan: &Plan) -> Result<Vec<String>, Trouble> {
     let regions: Vec<(u8, &String)> = (1..).zip(&plan.regions).collect();
     let places: Vec<(u8, u8, &String)> = regions
         .iter()
-        .flat_map(|(region, name)| (1..=plan.nodes_each).map(move |node| (*region, node, *name)))
+        .zip(plan.nodes())
+        .flat_map(|((region, name), nodes)| (1..=nodes).map(move |node| (*region, node, *name)))
         .collect();
     let region_rows = regions.iter().map(|(id, name)| {
         Value::Table(table([("id", i64::from(*id).into()), ("name", (*name).clone().into())]))

@@ -4,6 +4,7 @@ mod clients;
 mod config;
 mod node;
 mod plan;
+mod shards;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,14 +14,15 @@ use tempfile::TempDir;
 use crate::alone::Alone;
 use crate::binary;
 use crate::disk::{PowerFs, SmallDisk};
-use crate::net::{Cuts, Namespaces, Place};
+use crate::net::{Cut, Cuts, Namespaces, Place};
 use crate::trouble::{Context as _, Trouble};
 use crate::wan::{Profile, Relay};
 
 pub use clients::Clients;
-pub(crate) use clients::client;
+pub(crate) use clients::{client, client_of_one};
 pub use node::{Disk, Node};
 pub use plan::{DiskKind, Plan};
+pub use shards::Leading;
 
 /// How long nodes may take until all are ready.
 const READY_WITHIN: Duration = Duration::from_secs(90);
@@ -131,6 +133,41 @@ impl World {
     pub fn endpoints(&self, region: u8) -> Vec<String> {
         let nodes = self.nodes.iter().filter(|node| node.place().0 == region);
         nodes.map(|node| config::client_url(node.place())).collect()
+    }
+
+    /// All nodes of a region, by their indices.
+    pub fn nodes_of(&self, region: u8) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|index| self.nodes[*index].place().0 == region).collect()
+    }
+
+    /// What clients dial to reach this node.
+    pub fn endpoint(&self, index: usize) -> String {
+        config::client_url(self.nodes[index].place())
+    }
+
+    /// Cuts what one node sends to another.
+    ///
+    /// # Errors
+    /// Without `nft`: [`Trouble::Skip`].
+    pub fn cut(&mut self, from: usize, to: usize) -> Result<(), Trouble> {
+        let (region, node) = self.nodes[to].place();
+        let from = self.address(from);
+        self.cuts.cut(from, Place::Node(region, node), Cut::Drop)
+    }
+
+    /// Cuts a node off from all others, and from clients, in both directions.
+    ///
+    /// # Errors
+    /// As [`World::cut`].
+    pub fn isolate(&mut self, index: usize) -> Result<(), Trouble> {
+        let (region, node) = self.nodes[index].place();
+        for other in (0..self.nodes.len()).filter(|other| *other != index) {
+            self.cut(other, index)?;
+            self.cut(index, other)?;
+        }
+        self.cuts.cut(Place::Clients.address(region), Place::Node(region, node), Cut::Drop)?;
+        let from = self.address(index);
+        self.cuts.cut(from, Place::Clients, Cut::Drop)
     }
 
     /// Starts a node; returns at once.

@@ -18,8 +18,8 @@ pub enum DiskKind {
 pub struct Plan {
     /// The regions' names.
     pub regions: Vec<String>,
-    /// Nodes in each. One, until regions have sets of replicas.
-    pub nodes_each: u8,
+    /// Nodes in each; the last number stands for all regions from there on.
+    pub nodes_each: Vec<u8>,
     /// Half a round trip between any two regions.
     pub delay: Duration,
     /// What nodes store on.
@@ -34,7 +34,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             regions: ["us", "eu", "ap"].map(str::to_owned).into(),
-            nodes_each: 1,
+            nodes_each: vec![1],
             delay: Duration::from_millis(10),
             disk: DiskKind::Plain,
             clocks: false,
@@ -44,8 +44,20 @@ impl Default for Plan {
 }
 
 impl Plan {
+    /// A region of so many nodes, and another that mirrors it with one.
+    pub fn quorum(nodes: u8, disk: DiskKind) -> Self {
+        Self {
+            regions: ["us", "eu"].map(str::to_owned).into(),
+            nodes_each: vec![nodes, 1],
+            disk,
+            ..Self::default()
+        }
+    }
+
     /// Nodes by region.
     pub fn nodes(&self) -> Vec<u8> {
-        vec![self.nodes_each; self.regions.len()]
+        let last = self.nodes_each.last().copied().unwrap_or(1);
+        let each = self.nodes_each.iter().copied().chain(std::iter::repeat(last));
+        each.take(self.regions.len()).collect()
     }
 }

@@ -2,38 +2,51 @@
 //!
 //! Each is told what happened as it happens, and answers with what is wrong. The first breach ends the history.
 
-pub mod committed_leaves;
-pub mod cursors;
-pub mod durable_ack;
-pub mod durable_marks;
-pub mod hlc_rises;
-pub mod liveness;
-pub mod marks;
-pub mod no_hole_no_twin;
-pub mod one_writer;
-pub mod promises;
-pub mod reads;
-pub mod same_bytes;
-pub mod stored;
-pub mod truth;
+pub(crate) mod committed_leaves;
+pub(crate) mod cursors;
+pub(crate) mod durable_ack;
+pub(crate) mod durable_marks;
+pub(crate) mod hlc_rises;
+pub(crate) mod liveness;
+pub(crate) mod marks;
+pub(crate) mod no_hole_no_twin;
+pub(crate) mod one_writer;
+pub(crate) mod promises;
+pub(crate) mod reads;
+pub(crate) mod same_bytes;
+pub(crate) mod stored;
+pub(crate) mod truth;
 
 use std::fmt;
 
 /// Which law.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Law {
+    /// Law 1.
     DurableAck,
+    /// Law 2.
     OneWriter,
+    /// Law 3.
     SameBytes,
+    /// Law 4.
     OnlyCommittedLeaves,
+    /// Law 5.
     NoHoleNoTwin,
+    /// Law 6, as far as the cores know cursors.
     NoCursorAhead,
+    /// Law 7.
     HlcRises,
+    /// A read misses nothing that was acknowledged before it.
     LinearizableReads,
+    /// What is recovered is what was stored last.
     StoredLast,
+    /// The order of a replica's marks.
     MarksInOrder,
+    /// A promise is synced before it is given, and kept.
     PromisesHold,
+    /// Nothing is faulted where nothing was damaged.
     NoFault,
+    /// Once the faults have ended all gets well.
     GetsWell,
     /// What the cores assert of themselves.
     OwnChecks,
@@ -63,13 +76,15 @@ impl fmt::Display for Law {
 /// What was broken, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Breach {
+    /// Which law.
     pub law: Law,
+    /// How, in a sentence.
     pub what: String,
 }
 
 /// All checkers of a history.
 #[derive(Default)]
-pub struct Laws {
+pub(crate) struct Laws {
     pub truth: truth::Truth,
     pub one_writer: one_writer::OneWriter,
     pub durable: durable_ack::DurableAck,

@@ -18,10 +18,6 @@ impl Truth {
         self.logs.get(&shard).map(Vec::as_slice).unwrap_or_default()
     }
 
-    pub fn shards(&self) -> impl Iterator<Item = (ShardId, &[Frame])> {
-        self.logs.iter().map(|(id, log)| (*id, log.as_slice()))
-    }
-
     pub fn end(&self, shard: ShardId) -> Seq {
         Seq(self.log(shard).len() as u64)
     }

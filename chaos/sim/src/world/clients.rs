@@ -202,7 +202,7 @@ impl World {
         }
     }
 
-    pub(super) fn publish_arrives(&mut self, node: NodeId, client: usize, batch: u64, publish: Box<Publish>) {
+    pub(super) fn publish_arrives(&mut self, node: NodeId, client: usize, batch: u64, publish: Publish) {
         let region = self.clients.all[client].region;
         let shard = self.shard(region, publish.partition);
         let Some(at) = self.here(node) else { return };
@@ -215,7 +215,7 @@ impl World {
         let request = RequestId(process.next_request);
         let index = process.index.clone();
         let Some(host) = process.hosts.get_mut(&shard) else { return };
-        let publish = Publish { request, ..*publish };
+        let publish = Publish { request, ..publish };
         if let Some(producer) = publish.producer
             && host.replica.must_learn(publish.stream, publish.partition, producer.id)
         {

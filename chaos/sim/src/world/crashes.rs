@@ -95,7 +95,7 @@ impl World {
         node.in_flight = node.stored.clone();
         for other in (0..regions).filter(|other| *other != node.region) {
             let core = meridian_mirror::LinkCore::new(Self::link_config(self.swarm.credit));
-            let link = Link { core, connection: None, attempts: 0, since: 0, refused: false };
+            let link = Link { core, connection: None, attempts: 0 };
             process.links.insert(other, link);
         }
         let boot = process.boot;

@@ -1,17 +1,15 @@
 //! The copy's end of links: what `mirror/src/links.rs` does around the real core.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use meridian_mirror::{CopyState, LinkConfig, LinkEffect, LinkInput, RefusedReason, ShardFault};
 use meridian_shard::{Home, Input};
 use meridian_types::{NodeId, ShardId};
-use std::time::Duration;
 
 use super::{At, Event, Reply, World};
 use crate::check::Law;
 use crate::node::Session;
-
-/// Whether a link turns to the next node of its source after a while. The core stays with a node that does not have a shard
-/// for as long as the connection stands: until that is mended the shell turns on.
-const TURNS_ON: bool = true;
 
 /// A connection of a link.
 pub struct Connection {
@@ -31,20 +29,8 @@ impl World {
         let regions: Vec<usize> = process.links.keys().copied().collect();
         for region in regions {
             self.link(at, region, LinkInput::Tick);
-            self.turn_on(at, region);
         }
         self.after(100_000, Event::LinkTick(at));
-    }
-
-    /// To the next node of the source region, see [`TURNS_ON`].
-    fn turn_on(&mut self, at: At, region: usize) {
-        let now = self.now;
-        let soon = self.chance(10);
-        let Some(link) = self.process(at).and_then(|process| process.links.get_mut(&region)) else { return };
-        let due = now > link.since + 8_000_000 || (link.refused && soon && now > link.since + 1_000_000);
-        if let Some((connection, _)) = link.connection.filter(|_| TURNS_ON && due) {
-            self.end_link(connection);
-        }
     }
 
     pub(super) fn link_connect(&mut self, at: At, region: usize) {
@@ -61,15 +47,20 @@ impl World {
             let delay = 50_000 + self.some(400_000);
             return self.after(delay, Event::LinkConnect(at, region));
         };
-        let (connection, now) = (self.number(), self.now);
+        let connection = self.number();
         let to_region = Self::region_of(at.node);
         if let Some(link) = self.process(at).and_then(|process| process.links.get_mut(&region)) {
-            (link.connection, link.since, link.refused) = (Some((connection, source)), now, false);
+            link.connection = Some((connection, source));
         }
         if let Some(process) = self.process(there) {
             process.sessions.insert(
                 connection,
-                Session { feed: meridian_mirror::Feed::default(), to: at.node, to_region },
+                Session {
+                    feed: meridian_mirror::Feed::default(),
+                    to: at.node,
+                    to_region,
+                    followed: BTreeSet::new(),
+                },
             );
         }
         self.connections.insert(connection, Connection { sink: at, source: there, arrivals: [0, 0] });
@@ -170,9 +161,6 @@ impl World {
                         at.node
                     );
                     self.judge(Law::NoFault, Err(what));
-                }
-                if let Some(link) = self.process(at).and_then(|process| process.links.get_mut(&region)) {
-                    link.refused = true;
                 }
                 LinkInput::Refused { shard, reason, last, message }
             }

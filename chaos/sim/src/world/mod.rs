@@ -260,7 +260,7 @@ impl World {
             Event::ShowCopy(at, shard) => self.show_copy(at, shard),
             Event::Operation => self.operation(),
             Event::Publish { node, client, ticket, publish } => {
-                self.publish_arrives(node, client, ticket, publish)
+                self.publish_arrives(node, client, ticket, *publish)
             }
             Event::Answer { client, batch, answer } => self.answered(client, batch, answer),
             Event::TimedOut { client, ticket } => self.timed_out(client, ticket),

@@ -2,7 +2,7 @@
 
 use meridian_mirror::{DurableMark, FeedEffect, FeedInput, LinkEffect, SourceMark};
 use meridian_shard::{Home, Input, ReplicaSet, RequestId};
-use meridian_storage::Frame;
+use meridian_storage::{Chain, Frame};
 use meridian_types::mutant::{self, Mutant};
 use meridian_types::{LeaderEpoch, NodeId, RegionName, Seq, ShardId};
 
@@ -11,6 +11,9 @@ use crate::check::durable_ack::DurableAck;
 use crate::check::{Law, committed_leaves};
 use crate::host::{Host, Waiting};
 
+/// Whether a source ends what it feeds once its replica has left the set. Otherwise its marks stand still for ever.
+const ENDS: bool = true;
+
 impl World {
     pub(super) fn link_request(&mut self, connection: u64, request: LinkEffect) {
         let Some(at) = self.connections.get(&connection).map(|it| it.source) else { return };
@@ -18,10 +21,17 @@ impl World {
         if frozen > self.now {
             return self.at(frozen, Event::LinkRequest(connection, Box::new(request)));
         }
+        let elsewhere = match &request {
+            LinkEffect::Fetch { shard, .. } => self.is_placed_elsewhere(at, *shard),
+            _ => false,
+        };
         let Some(process) = self.process(at) else { return };
         let input = match request {
             LinkEffect::Fetch { shard, from, chain_before } => {
-                let mark = process.hosts.get(&shard).map(mark_of);
+                let mark = process.hosts.get(&shard).map(mark_of).filter(|_| !elsewhere);
+                if let Some(session) = process.sessions.get_mut(&connection) {
+                    session.followed.insert(shard);
+                }
                 if mark.is_some_and(|mark| mark.is_origin_leader && from.prev() > mark.seq) {
                     return self.confirm(at, shard, Waiting::Confirm { connection, from, chain_before });
                 }
@@ -32,7 +42,7 @@ impl World {
             LinkEffect::Durable(shard, mark) => {
                 let Some(session) = process.sessions.get(&connection) else { return };
                 let region = session.to_region;
-                let name = RegionName::new(&format!("r{region}")).expect("a short name");
+                let name = RegionName::new(format!("r{region}")).expect("a short name");
                 process.board.report(shard, &name, mark);
                 let shown = process.board.of(shard).into_iter().find(|(known, _)| *known == name);
                 let shown = shown.map(|(_, mark)| mark).unwrap_or_default();
@@ -44,6 +54,12 @@ impl World {
             LinkEffect::Append(..) | LinkEffect::Reconnect => return,
         };
         self.session(connection, input);
+    }
+
+    /// As `region.rs::is_placed_elsewhere`.
+    fn is_placed_elsewhere(&self, at: At, shard: ShardId) -> bool {
+        let row = self.nodes.get(&at.node).and_then(|node| node.placement.shard(shard));
+        row.is_some_and(|row| !row.is_voter(at.node) && row.learner != Some(at.node))
     }
 
     /// As `server.rs::confirm`.
@@ -138,10 +154,23 @@ impl World {
     pub(super) fn session_tick(&mut self, connection: u64, count: u64) {
         let Some(at) = self.connections.get(&connection).map(|it| it.source) else { return };
         let Some(process) = self.process(at) else { return };
+        let followed: Vec<ShardId> =
+            process.sessions.get(&connection).iter().flat_map(|it| it.followed.clone()).collect();
         let marks: Vec<(ShardId, SourceMark)> =
             process.hosts.iter().map(|(shard, host)| (*shard, mark_of(host))).collect();
         for (shard, mark) in marks {
             self.session(connection, FeedInput::Advanced(shard, mark));
+        }
+        for shard in followed {
+            if ENDS && self.is_placed_elsewhere(at, shard) {
+                if let Some(session) =
+                    self.process(at).and_then(|process| process.sessions.get_mut(&connection))
+                {
+                    session.followed.remove(&shard);
+                }
+                let (from, chain_before) = (Seq(1), Chain::GENESIS);
+                self.session(connection, FeedInput::Fetch { shard, from, chain_before, mark: None });
+            }
         }
         self.session(connection, FeedInput::TellMarks { all: count.is_multiple_of(10) });
         self.after(100_000, Event::SessionTick(connection, count + 1));

@@ -211,7 +211,11 @@ fn enough_of_the_larger_set_are_not_enough_of_the_set_before() {
     bench.answer(3, end(1, 9));
     bench.answer(4, end(1, 9));
     bench.run(3_000, &[1, 2, 3, 4]);
-    assert_eq!(bench.leader(), None, "two of four, but one of the three before: 1 and 2 may have committed more");
+    assert_eq!(
+        bench.leader(),
+        None,
+        "two of four, but one of the three before: 1 and 2 may have committed more"
+    );
     bench.answer(2, end(1, 9));
     bench.run(60, &[]);
     assert!(bench.leader().is_some());

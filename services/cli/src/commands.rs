@@ -32,7 +32,7 @@ pub enum Command {
     /// How far each region's copy of each other region is, and what would be lost with a region now.
     #[command(after_help = exit::TABLE)]
     Lag(lag::Args),
-    /// The nodes of the cluster; take one out of use.
+    /// The nodes of the cluster; add one, take one out of use.
     #[command(subcommand, after_help = exit::TABLE)]
     Node(node::Command),
     /// The shards: who leads them, who has replicas, how far they are; move a replica.
@@ -103,6 +103,9 @@ mod tests {
             "meridian consume flights --from start --until-caught-up --with-metadata --cluster c.json --region eu",
             "meridian publish flights --file - --endpoint 127.0.0.1:7401,127.0.0.1:7402",
             "meridian node list --json --cluster c.json",
+            "meridian node add --config node.toml",
+            "meridian node add --config node.toml --endpoint a:1",
+            "meridian node add 4 --region us --disk d --peer a:2 --client a:1 --cluster c.json",
             "meridian node drain 2 --undo --cluster c.json --region us",
             "meridian node remove 2 --endpoint a:1",
             "meridian shard list --cluster c.json",

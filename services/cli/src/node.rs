@@ -1,16 +1,19 @@
-//! `meridian node`: the nodes of the cluster, and taking one out of use.
+//! `meridian node`: the nodes of the cluster, adding one, and taking one out of use.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use futures::future::join_all;
-use meridian_sdk::v1::{GetTopologyResponse, Node};
+use meridian_node::config::NodeConfig;
+use meridian_node::folder;
+use meridian_sdk::v1::{AddNodeRequest, GetTopologyResponse, Node};
 use meridian_types::NodeId;
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
-use crate::target::Target;
+use crate::target::{Anywhere, Target};
 use crate::{exit, human, output};
 
 /// What to do with nodes.
@@ -18,11 +21,50 @@ use crate::{exit, human, output};
 pub enum Command {
     /// Show all nodes.
     List(List),
+    /// Admit a new node to the cluster, or make the new addresses of a known one known. The same again is no error.
+    #[command(long_about = ADD)]
+    Add(Add),
     /// Move a node's replicas and leaderships to others of its region, so that it can be removed. The same again is no
     /// error.
     Drain(Drain),
-    /// Take a drained or lost node out of its region for good: neither its id nor its disk is taken again.
+    /// Take a drained or lost node out of the cluster for good: neither its id nor its disk is taken again.
     Remove(Remove),
+}
+
+const ADD: &str = "Admit a new node to the cluster, or make the new addresses of a known one known. The same again is no \
+error.
+
+On the new machine, write a node.toml with the cluster's [cluster] section, and under [node] a new id, the region, \
+advertise_peer and advertise_client. Then: meridian format, meridian node add, meridian serve, each with --config node.toml, \
+the last two in either order. From elsewhere the same is said with ID, --region, --disk, --peer and --client.";
+
+/// `node add`.
+#[derive(Debug, Args)]
+pub struct Add {
+    /// The new node's configuration, beside its formatted folder. Without --cluster or --endpoint the nodes that it names
+    /// are asked.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["node", "region", "disk", "peer", "client"])]
+    config: Option<PathBuf>,
+    /// The new node's id, where there is no --config.
+    #[arg(required_unless_present = "config", requires_all = ["region", "disk", "peer", "client"])]
+    node: Option<u32>,
+    /// The region that it is to be in.
+    #[arg(long, value_name = "NAME")]
+    region: Option<String>,
+    /// Its disk's uuid, as `meridian format` printed it.
+    #[arg(long, value_name = "UUID")]
+    disk: Option<String>,
+    /// What the other nodes dial, as http://HOST:PORT.
+    #[arg(long, value_name = "URL")]
+    peer: Option<String>,
+    /// What clients dial, as http://HOST:PORT.
+    #[arg(long, value_name = "URL")]
+    client: Option<String>,
+    /// Give up if no node answers for so long.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = human::parse_time)]
+    timeout: Duration,
+    #[command(flatten)]
+    target: Anywhere,
 }
 
 /// `node list`.
@@ -75,12 +117,15 @@ struct Row {
     /// Null: whoever answered does not know.
     live: Option<bool>,
     draining: Option<bool>,
+    /// False: it was admitted, and has not come yet.
+    joined: Option<bool>,
 }
 
 /// Runs the command.
 pub async fn run(command: Command) -> Outcome {
     match command {
         Command::List(args) => list(args).await,
+        Command::Add(args) => add(args).await,
         Command::Drain(args) => {
             let node = NodeId(args.node);
             let region = args.target.region_of(node, args.timeout).await?;
@@ -99,10 +144,63 @@ pub async fn run(command: Command) -> Outcome {
             let node = NodeId(args.node);
             let region = args.target.region_of(node, args.timeout).await?;
             region.client.admin().remove_node(node).await?;
-            eprintln!("node {node} is no part of region {} any more", region.name);
+            eprintln!(
+                "node {node} is no part of region {} any more; end it where it runs, and delete its folder",
+                region.name
+            );
             Ok(Exit::Ok)
         }
     }
+}
+
+async fn add(args: Add) -> Outcome {
+    let (request, seeds) = match &args.config {
+        Some(file) => of_config(file)?,
+        None => {
+            // clap has seen to it that all are there.
+            let text = |value: &Option<String>| value.clone().unwrap_or_default();
+            let url = |value: &Option<String>| {
+                let text = text(value);
+                if text.contains("://") { text } else { format!("http://{text}") }
+            };
+            let request = AddNodeRequest {
+                cluster_uuid: String::new(),
+                node: args.node.unwrap_or_default(),
+                region: text(&args.region),
+                disk_uuid: text(&args.disk),
+                peer: url(&args.peer),
+                client: url(&args.client),
+            };
+            (request, Vec::new())
+        }
+    };
+    let client = args.target.client(seeds, args.timeout)?;
+    let (node, region) = (request.node, request.region.clone());
+    if client.admin().add_node(request).await? {
+        eprintln!("node {node} is admitted to region {region}; it joins once it runs: meridian node list");
+    } else {
+        eprintln!("node {node} of region {region} was known; what it says of its addresses counts");
+    }
+    Ok(Exit::Ok)
+}
+
+/// What a node's own file and folder say of it, and whom of its cluster to ask.
+fn of_config(file: &Path) -> Result<(AddNodeRequest, Vec<String>), Failure> {
+    let bad = |error: &dyn std::error::Error| Failure::input(error.to_string());
+    let config = NodeConfig::load(file).map_err(|error| bad(&error))?;
+    let identity = folder::identity(&config).map_err(|error| bad(&error))?;
+    let (peer, client) = config.own_addresses();
+    let others = config.cluster.nodes.iter().filter(|other| other.id != config.node.id);
+    let seeds = others.map(|other| other.client.clone()).collect();
+    let request = AddNodeRequest {
+        cluster_uuid: config.cluster.uuid.to_string(),
+        node: config.node.id.0,
+        region: config.node.region.to_string(),
+        disk_uuid: identity.disk.to_string(),
+        peer,
+        client,
+    };
+    Ok((request, seeds))
 }
 
 async fn list(args: List) -> Outcome {
@@ -164,12 +262,16 @@ impl From<&Node> for Row {
             disk: node.disk_uuid.clone(),
             live: node.live,
             draining: node.draining,
+            joined: node.joined,
         }
     }
 }
 
 impl Row {
     fn state(&self) -> &'static str {
+        if self.joined == Some(false) {
+            return "not joined";
+        }
         match (self.live, self.draining) {
             (Some(false), _) => "dead",
             (_, Some(true)) => "draining",
@@ -198,5 +300,8 @@ mod tests {
         let rows = merge(&[eu, us]);
         let states: Vec<(u32, &str)> = rows.iter().map(|row| (row.node, row.state())).collect();
         assert_eq!(states, [(3, "?"), (2, "dead"), (1, "live")]);
+
+        let waits = Node { joined: Some(false), ..node(4, "us", Some(false)) };
+        assert_eq!(merge(&[topology("us", vec![waits])])[0].state(), "not joined");
     }
 }

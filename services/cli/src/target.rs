@@ -28,6 +28,28 @@ pub struct Target {
     tenant: TenantName,
 }
 
+/// Where the nodes are, for what any of them can do.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Anywhere {
+    /// The cluster.json that `meridian dev` wrote.
+    #[arg(long, value_name = "FILE", conflicts_with = "endpoint")]
+    cluster: Option<PathBuf>,
+    /// A node to talk to, http://HOST:PORT; several with commas between, or again.
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    endpoint: Vec<String>,
+}
+
+impl Anywhere {
+    /// A client of the nodes that were named; where none were, of those behind these endpoints.
+    pub fn client(&self, or: Vec<String>, retry_for: Duration) -> Result<Client, Failure> {
+        let named = self.cluster.is_some() || !self.endpoint.is_empty();
+        let endpoint = if named { self.endpoint.clone() } else { or };
+        let target =
+            Target { cluster: self.cluster.clone(), region: None, endpoint, tenant: TenantName::default() };
+        target.any(retry_for)
+    }
+}
+
 /// A region to talk to.
 pub struct Region {
     /// Its name.

@@ -40,7 +40,8 @@ impl Cluster {
                     endpoint: row.client_address.clone(),
                     disk_uuid: row.disk.to_string(),
                     draining: self.0.is_draining_node(row.id),
-                    live: self.0.is_live_node(row.id),
+                    live: self.0.is_live_node(row),
+                    joined: self.0.is_joined_node(row),
                 })
                 .collect(),
             node: self.0.me().node.0,
@@ -236,6 +237,14 @@ impl v1::cluster_service_server::ClusterService for Cluster {
         _request: Request<v1::ListShardsRequest>,
     ) -> Result<Response<v1::ListShardsResponse>, Status> {
         Ok(Response::new(self.0.shards()))
+    }
+
+    async fn add_node(
+        &self,
+        request: Request<v1::AddNodeRequest>,
+    ) -> Result<Response<v1::AddNodeResponse>, Status> {
+        let request = request.into_inner();
+        self.0.answer(self.0.add_node(&request).await)
     }
 
     async fn drain_node(

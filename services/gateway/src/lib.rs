@@ -14,6 +14,7 @@ mod events;
 mod metered;
 mod metered_body;
 mod metrics;
+mod nodes;
 mod operators;
 mod outgoing;
 mod publish;

@@ -1,8 +1,8 @@
-//! What operators see of a region's shards and nodes, and what they can wish for.
+//! What operators see of a region's shards, and what they can wish for.
 
 use std::collections::BTreeMap;
 
-use meridian_metadata::placement::{Change, NodeState, ShardRow};
+use meridian_metadata::placement::{Change, ShardRow};
 use meridian_region::WishError;
 use meridian_shard::{Progress, ShardHandle};
 use meridian_types::{NodeId, ShardId, ShardNo};
@@ -25,36 +25,6 @@ impl Gateway {
         v1::ListShardsResponse { node: me.0, region: self.me().region.to_string(), shards: shards.collect() }
     }
 
-    /// Whether a node of this region is being emptied; none: it is of another region.
-    pub(crate) fn is_draining_node(&self, node: NodeId) -> Option<bool> {
-        let state = self.region().placement();
-        state.node(node).map(|row| row.state == NodeState::Draining)
-    }
-
-    /// Whether a node of this region was heard lately; none: it is of another region.
-    pub(crate) fn is_live_node(&self, node: NodeId) -> Option<bool> {
-        self.region().placement().node(node).map(|_| self.region().is_live(node))
-    }
-
-    /// Has a node emptied, or used again.
-    pub(crate) async fn drain_node(
-        &self,
-        request: &v1::DrainNodeRequest,
-    ) -> Result<v1::DrainNodeResponse, ApiError> {
-        let node = NodeId(request.node);
-        self.wish(if request.undo { Change::Undrain { node } } else { Change::Drain { node } }).await?;
-        Ok(v1::DrainNodeResponse {})
-    }
-
-    /// Takes an emptied node out of its region.
-    pub(crate) async fn remove_node(
-        &self,
-        request: &v1::RemoveNodeRequest,
-    ) -> Result<v1::RemoveNodeResponse, ApiError> {
-        self.wish(Change::Remove { node: NodeId(request.node) }).await?;
-        Ok(v1::RemoveNodeResponse {})
-    }
-
     /// Has a replica moved.
     pub(crate) async fn move_replica(
         &self,
@@ -70,7 +40,7 @@ impl Gateway {
         Ok(v1::MoveShardResponse {})
     }
 
-    async fn wish(&self, change: Change) -> Result<(), ApiError> {
+    pub(crate) async fn wish(&self, change: Change) -> Result<(), ApiError> {
         self.check_ready()?;
         self.region().wish(change).await.map_err(|error| match error {
             WishError::Refused(why) => ApiError::new(Reason::PlacementRefused, why),

@@ -9,6 +9,7 @@ pub mod catalog;
 pub mod driver;
 mod group;
 mod machine;
+pub mod members;
 pub mod placement;
 mod raft;
 mod store;
@@ -18,7 +19,7 @@ mod testing;
 pub use group::{
     BootstrapError, CatalogGroup, CatalogHandle, Config, Group, GroupHandle, NoChannel, OnFatal,
     PeerChannels, PlacementGroup, PlacementHandle, ProposeError, RaftServer, RaftServers, Role, StartError,
-    Status, abort,
+    Status, WantedNodes, abort,
 };
 pub use machine::{Machine, Unsupported};
 pub use store::{Identity, StoreError};

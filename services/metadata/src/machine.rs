@@ -39,6 +39,9 @@ pub trait Machine: Clone + Default + Send + Sync + 'static {
 
     /// The disk that a node is known by.
     fn disk_of(&self, node: NodeId) -> Option<DiskUuid>;
+
+    /// Whether the node was there once and is refused for ever.
+    fn is_removed(&self, node: NodeId) -> bool;
 }
 
 /// Bytes that this build does not understand.

@@ -3,7 +3,7 @@
 use meridian_types::{ClusterUuid, DiskUuid, Incarnation, NodeId, RegionId, RegionName};
 use uuid::Uuid;
 
-use crate::catalog::{Genesis, NodeRow, RegionRow};
+use crate::catalog::{Genesis, MAX_FEATURE_LEVEL, NodeRow, RegionRow};
 
 pub(crate) const CLUSTER: ClusterUuid = ClusterUuid(Uuid::from_u128(0xC1));
 
@@ -15,7 +15,7 @@ pub(crate) fn disk(node: u32) -> DiskUuid {
 pub(crate) fn genesis(nodes: &[u32]) -> Genesis {
     Genesis {
         cluster: CLUSTER,
-        feature_level: 1,
+        feature_level: MAX_FEATURE_LEVEL,
         regions: nodes
             .iter()
             .map(|&id| RegionRow {
@@ -33,7 +33,8 @@ pub(crate) fn genesis(nodes: &[u32]) -> Genesis {
                 disk: disk(id),
                 peer_address: format!("127.0.0.1:{}", 7000 + id),
                 client_address: format!("http://127.0.0.1:{}", 8000 + id),
-                max_feature_level: 1,
+                max_feature_level: MAX_FEATURE_LEVEL,
+                added: false,
             })
             .collect(),
     }

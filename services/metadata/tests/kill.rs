@@ -62,6 +62,7 @@ fn genesis() -> Genesis {
             peer_address: "127.0.0.1:1".into(),
             client_address: "http://127.0.0.1:2".into(),
             max_feature_level: 1,
+            added: false,
         }],
     }
 }

@@ -24,5 +24,5 @@ pub use hello::{Identity, PeerHello, Vetting};
 pub use link::{CopyState, LinkConfig, LinkCore, LinkEffect, LinkInput, RefusedReason};
 pub use links::{Dialer, Links, Peer};
 pub use server::{Neighbours, PeerServer};
-pub use sources::Source;
+pub use sources::{Source, Whereabouts};
 pub use status::{LinkState, LinkStatus, ShardFault};

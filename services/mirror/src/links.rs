@@ -21,7 +21,7 @@ use v1::link_response::Response as In;
 
 use crate::hello::{Identity, PeerHello, Vetting};
 use crate::link::{CopyState, LinkConfig, LinkCore, LinkEffect, LinkInput, RefusedReason};
-use crate::sources::{Source, Sources};
+use crate::sources::{Source, Sources, Whereabouts};
 use crate::status::{LinkStatus, ShardFault};
 use crate::{SourceMark, split_frames};
 
@@ -41,10 +41,6 @@ const MESSAGE_BYTES: usize = 32 * 1024 * 1024;
 pub struct Peer {
     /// Its name.
     pub region: RegionName,
-    /// Its nodes; one is asked at a time.
-    pub nodes: Vec<NodeId>,
-    /// Nodes of other regions, which have its frames too: asked while it is out of reach.
-    pub relays: Vec<Source>,
     /// Its shards.
     pub shards: Vec<ShardId>,
 }
@@ -62,20 +58,32 @@ pub struct Links {
     dialer: Arc<dyn Dialer>,
     clock: Arc<dyn Clock>,
     vetting: Vetting,
+    nodes: Whereabouts,
     statuses: Mutex<Vec<(RegionName, watch::Receiver<LinkStatus>)>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Links {
-    /// No links yet.
+    /// No links yet. Nodes of a region are asked one at a time; those of other regions, which have its frames too, while it is
+    /// out of reach.
     pub fn new(
         me: Identity,
         config: LinkConfig,
         dialer: Arc<dyn Dialer>,
         clock: Arc<dyn Clock>,
         vetting: Vetting,
+        nodes: Whereabouts,
     ) -> Self {
-        Self { me, config, dialer, clock, vetting, statuses: Mutex::default(), tasks: Mutex::default() }
+        Self {
+            me,
+            config,
+            dialer,
+            clock,
+            vetting,
+            nodes,
+            statuses: Mutex::default(),
+            tasks: Mutex::default(),
+        }
     }
 
     /// Mirrors a region's shards into these copies, for ever.
@@ -84,9 +92,10 @@ impl Links {
         self.statuses.lock().push((peer.region.clone(), watcher));
         let (events, inbox) = mpsc::channel(1024);
         let followers = copies.iter().map(|copy| follow(copy, events.clone())).collect();
-        let direct = peer.nodes.iter().map(|&node| Source { region: peer.region.clone(), node }).collect();
+        // Not all of this region's nodes at the same one of that region.
+        let first = self.me.node.0 as usize;
         let link = LinkTask {
-            sources: Sources::new(direct, peer.relays.clone()),
+            sources: Sources::new(peer.region.clone(), self.nodes.clone(), first),
             me: self.me.clone(),
             dialer: self.dialer.clone(),
             clock: self.clock.clone(),
@@ -297,10 +306,11 @@ impl LinkTask {
         self.status.send_replace(LinkStatus { relay, ..self.core.status(now) });
     }
 
-    fn connect(&self, source: Source, wait: Duration) -> Connecting {
+    fn connect(&self, source: Option<Source>, wait: Duration) -> Connecting {
         let (dialer, me, vetting) = (self.dialer.clone(), self.me.clone(), self.vetting.clone());
         Box::pin(async move {
             tokio::time::sleep(wait).await;
+            let source = source.ok_or("no node of that region is known")?;
             tokio::time::timeout(CONNECT_WITHIN, open(dialer, me, vetting, source))
                 .await
                 .unwrap_or_else(|_| Err(format!("no answer within {} s", CONNECT_WITHIN.as_secs())))

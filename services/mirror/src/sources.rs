@@ -1,6 +1,8 @@
 //! Whom a link asks: a node of the origin, or, while none of those answers, a node of any other region, for that has the
 //! frames too (relay).
 
+use std::sync::Arc;
+
 use meridian_types::{NodeId, RegionName};
 
 /// A node that can be asked for a region's frames.
@@ -12,11 +14,14 @@ pub struct Source {
     pub node: NodeId,
 }
 
+/// Names every node of the other regions, as they are known now.
+pub type Whereabouts = Arc<dyn Fn() -> Vec<Source> + Send + Sync>;
+
 /// The sources of a link, and whose turn it is.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Sources {
-    direct: Vec<Source>,
-    relays: Vec<Source>,
+    region: RegionName,
+    nodes: Whereabouts,
     turn: usize,
     relay_turn: usize,
     /// Tries in a row that came to nothing.
@@ -24,31 +29,27 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// `direct` is not empty.
-    pub fn new(direct: Vec<Source>, relays: Vec<Source>) -> Self {
-        Self { direct, relays, turn: 0, relay_turn: 0, failures: 0 }
+    /// Of a region's frames. Where to begin is the caller's: not all nodes of a region at the same one of another.
+    pub fn new(region: RegionName, nodes: Whereabouts, first: usize) -> Self {
+        Self { region, nodes, turn: first, relay_turn: 0, failures: 0 }
     }
 
     /// The next to be asked: the origin's nodes in turn, and once a connection was lost and all of them have failed, a relay
-    /// every second time.
-    pub fn next(&mut self) -> Source {
-        let past = self.failures.checked_sub(self.direct.len() + 1);
-        if let Some(past) = past
-            && past.is_multiple_of(2)
-            && !self.relays.is_empty()
-        {
-            let relay = self.relays[self.relay_turn % self.relays.len()].clone();
-            self.relay_turn = self.relay_turn.wrapping_add(1);
-            return relay;
+    /// every second time. None while no node is known.
+    pub fn next(&mut self) -> Option<Source> {
+        let (direct, relays): (Vec<_>, Vec<_>) =
+            (self.nodes)().into_iter().partition(|source| self.is_direct(source));
+        let past = self.failures.checked_sub(direct.len() + 1);
+        if !relays.is_empty() && (direct.is_empty() || past.is_some_and(|past| past.is_multiple_of(2))) {
+            return turn(relays, &mut self.relay_turn);
         }
-        self.next_direct()
+        turn(direct, &mut self.turn)
     }
 
     /// The next of the origin's nodes.
-    pub fn next_direct(&mut self) -> Source {
-        let next = self.direct[self.turn % self.direct.len()].clone();
-        self.turn = self.turn.wrapping_add(1);
-        next
+    pub fn next_direct(&mut self) -> Option<Source> {
+        let direct = (self.nodes)().into_iter().filter(|source| self.is_direct(source)).collect();
+        turn(direct, &mut self.turn)
     }
 
     /// A try came to nothing, or a connection was lost.
@@ -68,8 +69,14 @@ impl Sources {
 
     /// Whether this is a node of the origin.
     pub fn is_direct(&self, source: &Source) -> bool {
-        self.direct.contains(source)
+        source.region == self.region
     }
+}
+
+fn turn(sources: Vec<Source>, turn: &mut usize) -> Option<Source> {
+    let place = *turn % sources.len().max(1);
+    *turn = turn.wrapping_add(1);
+    sources.into_iter().nth(place)
 }
 
 #[cfg(test)]
@@ -80,10 +87,14 @@ mod tests {
         Source { region: RegionName::new(region).unwrap(), node: NodeId(node) }
     }
 
+    fn of(all: Vec<Source>) -> Sources {
+        Sources::new(RegionName::new("us").unwrap(), Arc::new(move || all.clone()), 0)
+    }
+
     fn asked(sources: &mut Sources, tries: usize) -> Vec<u32> {
         let mut asked = Vec::new();
         for _ in 0..tries {
-            asked.push(sources.next().node.0);
+            asked.push(sources.next().unwrap().node.0);
             sources.failed();
         }
         asked
@@ -91,9 +102,7 @@ mod tests {
 
     #[test]
     fn relays_are_asked_once_every_node_of_the_origin_has_failed() {
-        let direct = vec![source("us", 1), source("us", 2)];
-        let relays = vec![source("eu", 4), source("ap", 7)];
-        let mut sources = Sources::new(direct, relays);
+        let mut sources = of(vec![source("us", 1), source("us", 2), source("eu", 4), source("ap", 7)]);
         assert_eq!(asked(&mut sources, 8), [1, 2, 1, 4, 2, 7, 1, 4]);
         sources.progressed();
         assert_eq!(asked(&mut sources, 2), [2, 1], "from the start again");
@@ -102,7 +111,21 @@ mod tests {
 
     #[test]
     fn without_relays_the_origin_is_asked_again_and_again() {
-        let mut sources = Sources::new(vec![source("us", 1)], Vec::new());
-        assert_eq!(asked(&mut sources, 4), [1, 1, 1, 1]);
+        assert_eq!(asked(&mut of(vec![source("us", 1)]), 4), [1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn nodes_that_come_are_asked_and_those_that_are_gone_are_not() {
+        let known = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let shared = known.clone();
+        let nodes: Whereabouts = Arc::new(move || shared.lock().clone());
+        let mut sources = Sources::new(RegionName::new("us").unwrap(), nodes, 0);
+        assert_eq!((sources.next(), sources.next_direct()), (None, None));
+        *known.lock() = vec![source("eu", 4)];
+        assert_eq!((sources.next(), sources.next_direct()), (Some(source("eu", 4)), None));
+        *known.lock() = vec![source("us", 1), source("us", 3)];
+        assert_eq!(asked(&mut sources, 2), [1, 3]);
+        *known.lock() = vec![source("us", 3)];
+        assert_eq!(asked(&mut sources, 2), [3, 3]);
     }
 }

@@ -125,6 +125,21 @@ impl Folder {
     }
 }
 
+/// Whose the folder is, without taking it: its node may be running.
+///
+/// # Errors
+/// It is not formatted, or another node's.
+pub fn identity(config: &NodeConfig) -> Result<Identity, FolderError> {
+    let layout = Layout::of(config);
+    let found =
+        Identity::peek(&layout.volume).and_then(|found| found.of(config.cluster.uuid, config.node.id));
+    match found {
+        Ok(identity) => Ok(identity),
+        Err(IdentityError::Absent) => Err(unformatted(config, &layout)),
+        Err(source) => Err(FolderError::Identity { folder: layout.root, source }),
+    }
+}
+
 /// Makes the data folder of a new node. Only formatted nodes take part in a cluster's first start.
 ///
 /// # Errors
@@ -194,6 +209,7 @@ mod tests {
         assert!(error.contains("this folder is empty") && error.contains("meridian format"), "{error}");
         assert!(!dir.path().join("us-1").exists(), "a refusal writes nothing");
 
+        assert!(matches!(identity(&config), Err(FolderError::Unformatted { .. })));
         assert!(!is_formatted(&config).unwrap());
         let made = format(&config).unwrap();
         assert!(is_formatted(&config).unwrap());
@@ -202,12 +218,14 @@ mod tests {
         let folder = Folder::take(&config).unwrap();
         assert_eq!(folder.identity, made);
         assert!(matches!(Folder::take(&config), Err(FolderError::Lock(LockError::InUse { .. }))));
+        assert_eq!(identity(&config).unwrap(), made, "also while its node runs");
         drop(folder);
 
         let mut other = config.clone();
         other.node.id = NodeId(2);
         let error = Folder::take(&other).unwrap_err().to_string();
         assert!(error.contains("of node 1"), "{error}");
+        assert!(identity(&other).unwrap_err().to_string().contains("of node 1"));
         other = config.clone();
         other.cluster.uuid = meridian_types::ClusterUuid(uuid::Uuid::from_u128(9));
         let error = Folder::take(&other).unwrap_err().to_string();

@@ -1,16 +1,17 @@
 //! How a node becomes part of its cluster: the first start of all writes the genesis, once; every later one waits for
-//! nothing but its own disk.
+//! nothing but its own disk. A node that is added later waits until an operator has admitted it, and the leaders of the Raft
+//! groups bring it the rest.
 //!
 //! A formatted node that has never heard of its cluster greets the others. One that they know by another disk is told so,
 //! and ends. Only when all founders have greeted each other, each saying which disk it has, does the lowest of them
 //! propose the genesis. With the WAN cut nobody greets back, so nothing is founded and nothing is served: a lost disk under a
 //! known id can never start a second history.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use meridian_metadata::catalog::{Catalog, Change, Command, Genesis, NodeRow, RegionRow};
+use meridian_metadata::catalog::{Catalog, Change, Command, Genesis, MAX_FEATURE_LEVEL, NodeRow, RegionRow};
 use meridian_metadata::placement::{Found, Join};
 use meridian_metadata::{CatalogHandle, PeerChannels as _, PlacementHandle};
 use meridian_mirror::{Identity, PeerHello, Vetting};
@@ -21,9 +22,9 @@ use meridian_wire::{ApiError, Reason};
 use crate::config::NodeConfig;
 use crate::peers::PeerWays;
 
-/// The catalog commands that this build knows.
-const FEATURE_LEVEL: u32 = 1;
 const AGAIN_AFTER: Duration = Duration::from_millis(300);
+/// Between two questions that are in no hurry.
+const ASK_EVERY: Duration = Duration::from_secs(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a node is not let into its cluster.
@@ -50,11 +51,16 @@ pub fn vetting(catalog: CatalogHandle) -> Vetting {
             // Not founded: founders greet each other, and the genesis says which disks are meant.
             return Ok(());
         }
-        let refuse = |message: String| Err(ApiError::new(Reason::PeerRefused, message));
         let id = &peer.identity;
+        if state.is_removed(id.node) || state.is_removed_disk(id.disk) {
+            let message =
+                format!("node {} was removed for ever; its id and its disk are taken no more", id.node);
+            return Err(ApiError::new(Reason::NodeRemoved, message));
+        }
         let Some(node) = state.node(id.node) else {
-            return refuse(format!("the catalog knows no node {}", id.node));
+            return Err(ApiError::new(Reason::NodeUnknown, format!("the cluster knows no node {}", id.node)));
         };
+        let refuse = |message: String| Err(ApiError::new(Reason::PeerRefused, message));
         if node.disk != id.disk {
             return refuse(format!(
                 "node {} is known by disk {}, this is {}: a node that lost its disk is another node; give it a new id",
@@ -79,47 +85,144 @@ pub async fn join(
     ways: &Arc<PeerWays>,
     clock: &dyn Clock,
 ) -> Result<(), FoundingError> {
-    let mut disks = BTreeMap::from([(me.node, me.disk)]);
-    let mut said = false;
-    while catalog.state().cluster().is_none() {
-        for peer in config.cluster.nodes.iter().filter(|node| node.id != me.node) {
-            match greet(me, ways, peer.id).await {
-                Ok(disk) => {
-                    disks.insert(peer.id, disk);
-                }
-                Err(Greeting::Refused(error)) => return Err(FoundingError::Refused { peer: peer.id, error }),
-                Err(Greeting::NoAnswer(why)) => {
-                    tracing::debug!(node = %peer.id, why, "a founder does not answer yet");
-                    disks.remove(&peer.id);
+    let mut said = BTreeSet::new();
+    let mut say = |what: String| {
+        if said.insert(what.clone()) {
+            tracing::info!("{what}");
+        }
+    };
+    let mut changed = catalog.changed();
+    let state = loop {
+        changed.mark_unchanged();
+        let state = catalog.state();
+        if state.is_removed(me.node) {
+            return Err(FoundingError::NotThisNode(format!(
+                "node {} was removed for ever; format an empty folder under a new id",
+                me.node
+            )));
+        }
+        // A new node gets the catalog from its first entry on: for a moment it knows the cluster, and not yet itself.
+        if state.node(me.node).is_some() {
+            break state;
+        }
+        match meet(config, me, ways).await? {
+            Met::Unknown => say(format!(
+                "node {} is not part of the cluster yet, and waits to be admitted: meridian node add --config {}",
+                me.node,
+                config.file.display()
+            )),
+            Met::All(disks) if state.cluster().is_none() => {
+                let lowest = config.cluster.nodes.iter().map(|node| node.id).min();
+                if config.is_founder() && lowest == Some(me.node) {
+                    found(config, catalog, &disks, clock).await;
                 }
             }
-        }
-        let all = disks.len() == config.cluster.nodes.len();
-        let lowest = config.cluster.nodes.iter().map(|node| node.id).min() == Some(me.node);
-        if all && lowest {
-            found(config, catalog, &disks, clock).await;
-        } else if !all && !said {
-            said = true;
-            tracing::info!(
-                "this disk knows no cluster yet: waiting until all founders have greeted each other; nothing is served before"
-            );
+            Met::All(_) | Met::Some if !config.is_founder() => {
+                say(format!("node {} waits until it is admitted and the catalog comes", me.node));
+            }
+            Met::All(_) => {}
+            Met::Some => {
+                say("this disk knows no cluster yet: waiting until all founders have greeted each other; \
+                              nothing is served before"
+                    .to_owned())
+            }
         }
         // Told by the catalog as soon as it arrives.
-        let mut changed = catalog.changed();
         let _ = tokio::time::timeout(AGAIN_AFTER, changed.changed()).await;
-    }
-    let state = catalog.state();
+    };
     check_regions(config, &state)?;
     match state.node(me.node) {
-        Some(node) if node.disk == me.disk => Ok(()),
-        Some(node) => Err(FoundingError::NotThisNode(format!(
+        Some(node) if node.disk != me.disk => Err(FoundingError::NotThisNode(format!(
             "node {} is known by disk {}, this folder has disk {}: a node that lost its disk is another node; give it a new id",
             me.node, node.disk, me.disk
         ))),
-        None => Err(FoundingError::NotThisNode(format!(
-            "the catalog knows no node {}: nodes are added to a founded cluster in a later release",
-            me.node
-        ))),
+        Some(node) => {
+            let (peer, client) = config.own_addresses();
+            if (&peer, &client) != (&node.peer_address, &node.client_address) {
+                tracing::warn!(
+                    peer,
+                    client,
+                    known_peer = node.peer_address,
+                    known_client = node.client_address,
+                    "the cluster knows this node at other addresses; to tell it: meridian node add --config {}",
+                    config.file.display()
+                );
+            }
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+/// How far the greetings are.
+enum Met {
+    /// A founded cluster does not know this node.
+    Unknown,
+    /// All founders have greeted back, from these disks.
+    All(BTreeMap<NodeId, DiskUuid>),
+    /// Not all have.
+    Some,
+}
+
+async fn meet(config: &NodeConfig, me: &Identity, ways: &Arc<PeerWays>) -> Result<Met, FoundingError> {
+    let others = config.cluster.nodes.iter().map(|node| node.id).filter(|node| *node != me.node);
+    let others: Vec<NodeId> = others.collect();
+    let mut disks = BTreeMap::from([(me.node, me.disk)]);
+    let mut unknown = false;
+    for &peer in &others {
+        match greet(me, ways, peer).await {
+            Ok(disk) => drop(disks.insert(peer, disk)),
+            Err(Greeting::Refused(error)) if error.reason == Reason::NodeUnknown => unknown = true,
+            Err(Greeting::Refused(error)) => return Err(FoundingError::Refused { peer, error }),
+            Err(Greeting::NoAnswer(why)) => {
+                tracing::debug!(node = %peer, why, "a founder does not answer yet");
+            }
+        }
+    }
+    Ok(match (unknown, disks.len() > others.len()) {
+        (true, _) => Met::Unknown,
+        (false, true) => Met::All(disks),
+        (false, false) => Met::Some,
+    })
+}
+
+/// Waits until another node says that this one was removed for ever. It may have been while it was down, and then nobody
+/// tells it unasked.
+pub async fn until_removed(me: &Identity, catalog: &CatalogHandle, ways: &Arc<PeerWays>) -> FoundingError {
+    let mut asked = NodeId(0);
+    loop {
+        tokio::time::sleep(ASK_EVERY).await;
+        let state = catalog.state();
+        let others = || state.nodes().map(|node| node.id).filter(|node| *node != me.node);
+        let Some(peer) = others().find(|node| *node > asked).or_else(|| others().next()) else { continue };
+        asked = peer;
+        match greet(me, ways, peer).await {
+            Err(Greeting::Refused(error)) if error.reason == Reason::NodeRemoved => {
+                return FoundingError::Refused { peer, error };
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Tells the catalog which commands this build knows, where it is known by another: after an upgrade, or because whoever
+/// admitted it could not say.
+pub async fn report_level(me: NodeId, catalog: CatalogHandle, clock: Arc<dyn Clock>) {
+    loop {
+        let Some(known) = catalog.state().node(me).cloned() else { return };
+        if known.max_feature_level == MAX_FEATURE_LEVEL {
+            return;
+        }
+        let row = NodeRow { max_feature_level: MAX_FEATURE_LEVEL, ..NodeRow::clone(&known) };
+        let command = Command::new(clock.now(), Change::RegisterNode(row));
+        match catalog.propose(command, Duration::from_secs(10)).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(refusal)) => {
+                tracing::warn!(%refusal, "the catalog does not take up which commands this build knows");
+                return;
+            }
+            Err(_) => tokio::time::sleep(ASK_EVERY).await,
+        }
     }
 }
 
@@ -142,7 +245,8 @@ pub async fn place(
         };
         let nodes: Vec<Join> = state
             .nodes()
-            .filter(|node| node.region == region.id)
+            // Those that were added since join a region that is founded.
+            .filter(|node| node.region == region.id && !node.added)
             .map(|node| Join {
                 node: node.id,
                 disk: node.disk,
@@ -214,16 +318,23 @@ async fn found(
                 disk: *disks.get(&node.id)?,
                 peer_address: node.peer.clone(),
                 client_address: node.client.clone(),
-                max_feature_level: FEATURE_LEVEL,
+                max_feature_level: MAX_FEATURE_LEVEL,
+                added: false,
             })
         })
         .collect();
-    let genesis = Genesis { cluster: config.cluster.uuid, feature_level: FEATURE_LEVEL, regions, nodes };
+    let genesis = Genesis { cluster: config.cluster.uuid, feature_level: MAX_FEATURE_LEVEL, regions, nodes };
     tracing::info!(cluster = %config.cluster.uuid, "all founders have met: founding the cluster");
     let command = Command::new(clock.now(), Change::Genesis(genesis));
     if let Err(error) = catalog.bootstrap(command, Duration::from_secs(20)).await {
         tracing::warn!(%error, "the founding is not through yet; trying again");
     }
+}
+
+/// What does not become better by asking again; but for [`Reason::NodeUnknown`], which an operator can change.
+fn is_final(reason: Reason) -> bool {
+    use Reason::{NodeRemoved, NodeUnknown, PeerRefused, VersionUnsupported};
+    matches!(reason, PeerRefused | NodeUnknown | NodeRemoved | VersionUnsupported)
 }
 
 enum Greeting {
@@ -239,9 +350,7 @@ async fn greet(me: &Identity, ways: &Arc<PeerWays>, node: NodeId) -> Result<Disk
         Ok(Ok(hello)) => hello.into_inner(),
         Ok(Err(status)) => {
             return Err(match ApiError::from_status(&status) {
-                Some(error) if matches!(error.reason, Reason::PeerRefused | Reason::VersionUnsupported) => {
-                    Greeting::Refused(error)
-                }
+                Some(error) if is_final(error.reason) => Greeting::Refused(error),
                 _ => Greeting::NoAnswer(status.to_string()),
             });
         }

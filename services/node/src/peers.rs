@@ -1,66 +1,140 @@
 //! Ways to the other nodes: one channel each for Raft, and a connection of its own for each link.
+//!
+//! Where nodes are is the catalog's to say, and what it says is followed as it changes. The configuration's own words come
+//! second: they are the seeds of a node that has no catalog yet, and the way back where all have moved. A node that was
+//! removed keeps its way, for Raft may need its voice to do without it.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use meridian_metadata::{NoChannel, PeerChannels};
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use meridian_metadata::catalog::Catalog;
+use meridian_metadata::{CatalogHandle, NoChannel, PeerChannels};
 use meridian_mirror::Dialer;
 use meridian_types::{NodeId, RegionName};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::config::NodeConfig;
-use crate::wan::WanConnector;
+use crate::config::{NodeConfig, WanTable};
+use crate::wan::{WanConnector, WanStream};
 
 /// For bulk over a WAN: a window as large as what may be on its way.
 const BULK_STREAM_WINDOW: u32 = 32 * 1024 * 1024;
 const BULK_CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
 
+/// Where a node is.
 struct Way {
-    address: String,
     connector: WanConnector,
+    seed: Option<String>,
+    /// As the catalog says.
+    known: RwLock<Option<String>>,
 }
 
-/// Ways to the nodes that the configuration names.
+impl Way {
+    fn addresses(&self) -> Vec<String> {
+        let mut addresses: Vec<String> = self.known.read().iter().cloned().collect();
+        addresses
+            .extend(self.seed.iter().filter(|seed| !addresses.contains(seed)).cloned().collect::<Vec<_>>());
+        addresses
+    }
+}
+
+/// Ways to the nodes that the configuration or the catalog names.
 pub struct PeerWays {
-    ways: BTreeMap<NodeId, Way>,
+    home: RegionName,
+    wan: WanTable,
+    ways: RwLock<BTreeMap<NodeId, Arc<Way>>>,
     raft: Mutex<BTreeMap<NodeId, Channel>>,
 }
 
 impl PeerWays {
     /// From a node's configuration.
     pub fn new(config: &NodeConfig) -> Arc<Self> {
-        let ways = config
-            .cluster
-            .nodes
-            .iter()
-            .map(|node| {
-                let connector = WanConnector::to_region(config, &node.region);
-                (node.id, Way { address: node.peer.clone(), connector })
-            })
-            .collect();
-        Arc::new(Self { ways, raft: Mutex::default() })
+        let (home, wan) = (config.node.region.clone(), config.wan.clone());
+        let way = |region: &RegionName, seed: &str| Way {
+            connector: WanConnector::new(wan.round_trip(&home, region)),
+            seed: Some(seed.to_owned()),
+            known: RwLock::default(),
+        };
+        let nodes = config.cluster.nodes.iter();
+        let ways = nodes.map(|node| (node.id, Arc::new(way(&node.region, &node.peer)))).collect();
+        Arc::new(Self { ways: RwLock::new(ways), home, wan, raft: Mutex::default() })
     }
 
-    fn endpoint(&self, node: NodeId) -> Result<(Endpoint, WanConnector), NoChannel> {
+    /// Takes up where the catalog says that nodes are.
+    pub fn learn(&self, catalog: &Catalog) {
+        for node in catalog.nodes() {
+            let Some(region) = catalog.region(node.region) else { continue };
+            let known = self.ways.read().get(&node.id).cloned();
+            let way = known.unwrap_or_else(|| {
+                let connector = WanConnector::new(self.wan.round_trip(&self.home, &region.name));
+                let way = Arc::new(Way { connector, seed: None, known: RwLock::default() });
+                self.ways.write().entry(node.id).or_insert(way).clone()
+            });
+            *way.known.write() = Some(node.peer_address.clone());
+        }
+    }
+
+    /// The same, whenever the catalog changes; for ever.
+    pub async fn follow(self: Arc<Self>, catalog: CatalogHandle) {
+        let mut changed = catalog.changed();
+        loop {
+            self.learn(&catalog.state());
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn endpoint(&self, node: NodeId) -> Result<(Endpoint, Connector), NoChannel> {
         let no = |why: String| NoChannel { node, why };
-        let way = self.ways.get(&node).ok_or_else(|| no("its address is not known".to_owned()))?;
-        let endpoint = Endpoint::from_shared(way.address.clone())
-            .map_err(|error| no(format!("{}: {error}", way.address)))?
+        let way = self.ways.read().get(&node).cloned();
+        let way = way.ok_or_else(|| no("its address is not known".to_owned()))?;
+        let address = way.addresses().into_iter().next().unwrap_or_default();
+        let endpoint = Endpoint::from_shared(address.clone())
+            .map_err(|error| no(format!("{address}: {error}")))?
             .connect_timeout(Duration::from_secs(5))
             .http2_keep_alive_interval(Duration::from_secs(5))
             .keep_alive_timeout(Duration::from_secs(10))
             .keep_alive_while_idle(true)
             .tcp_nodelay(true);
-        Ok((endpoint, way.connector.clone()))
+        Ok((endpoint, Connector(way)))
+    }
+}
+
+/// Dials a node wherever it is when it is dialled: a channel that is connected anew goes to the new address.
+#[derive(Clone)]
+struct Connector(Arc<Way>);
+
+impl tower::Service<Uri> for Connector {
+    type Response = TokioIo<WanStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    /// Another node's region, as configured.
-    pub fn nodes_of(config: &NodeConfig, region: &RegionName) -> Vec<NodeId> {
-        config.cluster.nodes.iter().filter(|node| node.region == *region).map(|node| node.id).collect()
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let way = self.0.clone();
+        Box::pin(async move {
+            let mut last = io::Error::new(io::ErrorKind::InvalidInput, "its address is not known");
+            for address in way.addresses() {
+                match way.connector.connect_to(&address).await {
+                    Ok(stream) => return Ok(TokioIo::new(stream)),
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
+        })
     }
 }
 
@@ -90,5 +164,64 @@ impl Dialer for PeerWays {
                 .map_err(|error| crate::serve::chain(&error))
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meridian_metadata::catalog::{Change, Command, Genesis, NodeRow, RegionRow};
+    use meridian_types::{DiskUuid, Incarnation, RegionId, Timestamp};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::config::tests_support::config_of_node;
+
+    fn row(id: u32, peer: &str) -> NodeRow {
+        NodeRow {
+            id: NodeId(id),
+            region: RegionId(if id == 2 { 2 } else { 1 }),
+            disk: DiskUuid(Uuid::from_u128(id.into())),
+            peer_address: peer.to_owned(),
+            client_address: format!("http://127.0.0.1:{}", 9000 + id),
+            max_feature_level: 2,
+            added: false,
+        }
+    }
+
+    #[test]
+    fn the_catalog_says_where_nodes_are_and_the_configuration_comes_second() {
+        let config = config_of_node(1, std::path::Path::new("x"));
+        let ways = PeerWays::new(&config);
+        let addresses = |id| ways.ways.read().get(&NodeId(id)).map(|way| way.addresses());
+        assert_eq!(addresses(2), Some(vec!["http://127.0.0.1:7502".to_owned()]));
+        assert_eq!(addresses(3), None);
+        assert!(ways.channel(NodeId(3)).is_err());
+
+        let regions = config.cluster.regions.iter().map(|region| RegionRow {
+            id: region.id,
+            name: region.name.clone(),
+            incarnation: Incarnation(1),
+            shards: region.shards,
+        });
+        let genesis = Genesis {
+            cluster: config.cluster.uuid,
+            feature_level: 2,
+            regions: regions.collect(),
+            nodes: vec![row(1, "http://127.0.0.1:7501"), row(2, "http://127.0.0.1:7502")],
+        };
+        let mut catalog = Catalog::default();
+        let mut apply = |change| {
+            catalog.apply(Command::new(Timestamp(1), change)).unwrap();
+            ways.learn(&catalog);
+        };
+        apply(Change::Genesis(genesis));
+        apply(Change::RegisterNode(row(2, "http://127.0.0.1:8502")));
+        apply(Change::RegisterNode(row(3, "http://127.0.0.1:8503")));
+        assert_eq!(addresses(2).unwrap(), ["http://127.0.0.1:8502", "http://127.0.0.1:7502"]);
+        assert_eq!(addresses(3).unwrap(), ["http://127.0.0.1:8503"]);
+        apply(Change::RegisterNode(row(3, "http://127.0.0.1:9503")));
+        apply(Change::RemoveNode(NodeId(2)));
+        assert_eq!(addresses(3).unwrap(), ["http://127.0.0.1:9503"]);
+        assert!(addresses(2).is_some(), "until Raft can do without it");
     }
 }

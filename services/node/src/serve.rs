@@ -7,23 +7,26 @@ use std::time::Duration;
 use meridian_gateway::{
     Gateway, GatewayConfig, GatewayParts, MeteredLayer, Metrics, accept, accepted, routes,
 };
-use meridian_metadata::catalog::RegionRow;
+use meridian_metadata::catalog::{NodeRow, RegionRow};
+use meridian_metadata::members::{Rule, Wanted};
 use meridian_metadata::{
-    CatalogGroup, Config as RaftConfig, OnFatal, PlacementGroup, RaftServers, StartError,
+    CatalogGroup, Config as RaftConfig, OnFatal, PlacementGroup, RaftServers, StartError, WantedNodes,
 };
-use meridian_mirror::{DurableBoard, Identity, LinkConfig, Links, Neighbours as _, Peer, PeerServer, Source};
-use meridian_region::{Agent, Region, RegionConfig, RegionServer};
+use meridian_mirror::{
+    DurableBoard, Identity, LinkConfig, Links, Neighbours as _, Peer, PeerServer, Source, Whereabouts,
+};
+use meridian_region::{Agent, Region, RegionConfig, RegionServer, keep_nodes};
 use meridian_shard::{ByGroup, HostConfig, OpenError, ShardHandle, ShardHost};
 use meridian_storage::index::{Index, IndexError, KvError, RocksConfig, RocksKeyValue};
 use meridian_storage::{
     Identity as DiskIdentity, IdentityError, Recovered, Volume, VolumeConfig, VolumeError, VolumeReader,
     VolumeWriter, WriterConfig, WriterHandle,
 };
-use meridian_types::{Boot, Clock, Seq, ShardId, ShardNo, SystemClock};
+use meridian_types::{Boot, Clock, RegionName, Seq, ShardId, ShardNo, SystemClock};
 use meridian_wire::v1::peer_service_server::PeerServiceServer;
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
@@ -170,7 +173,7 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
             replication_bytes: config.limits.replication_bytes.0,
         },
         placement.handle(),
-        region_ways,
+        region_ways.clone(),
         vetting.clone(),
         board.clone(),
         wanted(catalog.clone()),
@@ -214,6 +217,12 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
             .await
     });
 
+    let mut tasks = JoinSet::new();
+    tasks.spawn(ways.clone().follow(catalog.clone()));
+    tasks.spawn(region_ways.follow(catalog.clone()));
+    tasks.spawn(catalog.clone().keep_members(Rule::Catalog, members(catalog.clone())));
+    let keeping = keep_nodes(me.region.clone(), placement.handle(), catalog.clone(), clock.clone());
+    tasks.spawn(keeping);
     let joined = tokio::select! {
         joined = async {
             founding::join(&config, &me, &catalog, &ways, &*clock).await?;
@@ -223,6 +232,8 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
     };
     let ended = match joined {
         Some(Ok(())) => {
+            tasks.spawn(founding::report_level(me.node, catalog.clone(), clock.clone()));
+            let (myself, ways_of_mine) = (me.clone(), ways.clone());
             let parts = Parts {
                 config: &config,
                 me,
@@ -241,6 +252,7 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
                 tokio::select! {
                     why = ended("peer", &mut peer_task) => why,
                     why = ended("admin", &mut admin_task) => why,
+                    why = founding::until_removed(&myself, &catalog, &ways_of_mine) => why.into(),
                 }
             };
             parts.run(&folder, agent, client, others, &stop).await
@@ -248,6 +260,7 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
         Some(Err(error)) => Err(error.into()),
         None => Ok(()),
     };
+    tasks.shutdown().await;
     close.cancel();
     for (what, task) in [("peer", peer_task.abort_handle()), ("admin", admin_task.abort_handle())] {
         tracing::debug!(what, "closing a listener");
@@ -293,6 +306,28 @@ fn placement_config(config: &NodeConfig, me: &Identity, folder: &Folder) -> Raft
     }
 }
 
+/// Every node of the cluster has the catalog.
+fn members(catalog: meridian_metadata::CatalogHandle) -> WantedNodes {
+    Arc::new(move || {
+        let row = |node: &Arc<NodeRow>| {
+            (node.id, Wanted { region: node.region, address: node.peer_address.clone() })
+        };
+        catalog.state().nodes().map(row).collect()
+    })
+}
+
+/// The nodes of all regions but one.
+fn whereabouts(catalog: meridian_metadata::CatalogHandle, home: RegionName) -> Whereabouts {
+    Arc::new(move || {
+        let state = catalog.state();
+        let source = |node: &Arc<NodeRow>| {
+            let region = state.region(node.region)?.name.clone();
+            (region != home).then_some(Source { region, node: node.id })
+        };
+        state.nodes().filter_map(source).collect()
+    })
+}
+
 /// Every region keeps a copy of every region's shards.
 fn wanted(catalog: meridian_metadata::CatalogHandle) -> meridian_region::Wanted {
     Arc::new(move || {
@@ -333,7 +368,6 @@ impl Parts<'_> {
         let (host, writer, writer_thread) = self.open_shards(folder)?;
         let _ = self.host_cell.set(host.clone());
         self.region.set_host(host.clone());
-        self.region.reach(PeerWays::nodes_of(self.config, &self.me.region));
         let agent = tokio::spawn(agent.run());
         let links = self.start_links(&host)?;
         let gateway = self.gateway(&host, &links);
@@ -344,9 +378,8 @@ impl Parts<'_> {
         let close = CancellationToken::new();
         let limits = &self.config.limits;
         let window = u32::try_from(limits.connection_window_bytes.0).unwrap_or(u32::MAX);
-        let bound = self.config.memory_bound();
-        self.metrics.memory_bound_bytes.set(i64::try_from(bound.0).unwrap_or(i64::MAX));
-        tracing::info!(%bound, "memory is bounded by the configured limits");
+        let bounding =
+            tokio::spawn(show_bound(self.config.clone(), self.region.clone(), self.metrics.clone()));
         let mut server = tokio::spawn(
             Server::builder()
                 // What was sent ahead lies in memory before it is metered. No request takes all of a connection.
@@ -393,6 +426,7 @@ impl Parts<'_> {
         agent.abort();
         self.region.close();
         flushing.abort();
+        bounding.abort();
         host.close().await;
         writer.shutdown();
         let joined = tokio::task::spawn_blocking(move || writer_thread.join()).await;
@@ -467,29 +501,15 @@ impl Parts<'_> {
             self.ways.clone(),
             self.clock.clone(),
             self.vetting.clone(),
+            whereabouts(self.catalog.clone(), self.me.region.clone()),
         ));
         let state = self.catalog.state();
         for region in state.regions().filter(|region| region.name != self.me.region) {
-            let mut nodes = PeerWays::nodes_of(self.config, &region.name);
-            if nodes.is_empty() {
-                continue;
-            }
-            // Not all of this region's nodes at the same one of that region.
-            let first = self.me.node.0 as usize % nodes.len();
-            nodes.rotate_left(first);
             let shards: Vec<ShardId> =
                 (0..region.shards).map(|no| ShardId { origin: region.origin(), no: ShardNo(no) }).collect();
             let copies: Vec<ShardHandle> =
                 shards.iter().map(|&shard| host.ensure(shard)).collect::<Result<_, _>>()?;
-            let relays = state
-                .regions()
-                .filter(|other| other.name != region.name && other.name != self.me.region)
-                .flat_map(|other| {
-                    let nodes = PeerWays::nodes_of(self.config, &other.name);
-                    nodes.into_iter().map(|node| Source { region: other.name.clone(), node })
-                })
-                .collect();
-            links.start(Peer { region: region.name.clone(), nodes, relays, shards }, copies);
+            links.start(Peer { region: region.name.clone(), shards }, copies);
         }
         Ok(links)
     }
@@ -516,6 +536,23 @@ impl Parts<'_> {
                 slow_reader: limits.slow_reader.into(),
             },
         )
+    }
+}
+
+/// Shows what memory is bounded by, whenever nodes of the region come or go.
+async fn show_bound(config: NodeConfig, region: Region, metrics: Arc<Metrics>) {
+    let mut changed = region.changed();
+    let mut shown = None;
+    loop {
+        let neighbours = region.placement().nodes().count().saturating_sub(1);
+        if shown.replace(neighbours) != Some(neighbours) {
+            let bound = config.memory_bound_among(neighbours);
+            metrics.memory_bound_bytes.set(i64::try_from(bound.0).unwrap_or(i64::MAX));
+            tracing::info!(%bound, neighbours, "memory is bounded by the configured limits");
+        }
+        if changed.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -7,35 +7,25 @@
 
 mod delay;
 
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
-use hyper_util::rt::TokioIo;
-use meridian_types::RegionName;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::config::NodeConfig;
-
 pub use delay::{WINDOW_BYTES, delayed};
 
-/// Dials peers; hand it to `tonic::transport::Endpoint::connect_with_connector`.
+/// Dials peers.
 #[derive(Clone, Debug)]
 pub struct WanConnector {
     round_trip: Duration,
 }
 
 impl WanConnector {
-    /// For dialing from this node to nodes of `region`. Where no WAN is simulated it is plain TCP.
-    pub fn to_region(config: &NodeConfig, region: &RegionName) -> Self {
-        Self::new(config.wan.round_trip(&config.node.region, region))
-    }
-
-    /// With the given round trip.
+    /// With the given round trip. Where none is simulated it is plain TCP.
     pub const fn new(round_trip: Duration) -> Self {
         Self { round_trip }
     }
@@ -43,6 +33,21 @@ impl WanConnector {
     /// The round trip that is simulated; zero: none is.
     pub const fn round_trip(&self) -> Duration {
         self.round_trip
+    }
+
+    /// Dials `http://host:port`.
+    ///
+    /// # Errors
+    /// The address is not of that form, or what TCP says.
+    pub async fn connect_to(&self, url: &str) -> io::Result<WanStream> {
+        let uri: Option<Uri> = url.parse().ok();
+        match uri.as_ref().and_then(|uri| Some((uri.host()?, uri.port_u16()?))) {
+            Some((host, port)) => self.connect(&format!("{host}:{port}")).await,
+            None => {
+                let message = format!("{url} is not of the form http://host:port");
+                Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+            }
+        }
     }
 
     /// Dials `host:port`. Over a simulated WAN the handshake takes a round trip too.
@@ -61,30 +66,6 @@ impl WanConnector {
             WanStream::Near(tcp)
         } else {
             WanStream::Far(delayed(tcp, self.round_trip / 2))
-        })
-    }
-}
-
-impl tower::Service<Uri> for WanConnector {
-    type Response = TokioIo<WanStream>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let connector = self.clone();
-        Box::pin(async move {
-            let authority = match (uri.host(), uri.port_u16()) {
-                (Some(host), Some(port)) => format!("{host}:{port}"),
-                _ => {
-                    let message = format!("{uri} is not of the form http://host:port");
-                    return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-                }
-            };
-            connector.connect(&authority).await.map(TokioIo::new)
         })
     }
 }

@@ -75,6 +75,7 @@ impl Agent {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut changed = self.region.0.placement.changed();
+        self.region.reach_all();
         elections::tell_all(&self.region).await;
         loop {
             tokio::select! {
@@ -83,6 +84,7 @@ impl Agent {
                     if result.is_err() {
                         return;
                     }
+                    self.region.reach_all();
                     elections::tell_all(&self.region).await;
                     self.step(Input::Changed);
                 }

@@ -11,10 +11,12 @@ mod driving;
 mod elections;
 mod feeds;
 mod forward;
+mod nodes;
 mod region;
 mod server;
 mod way;
 
 pub use agent::{Agent, Wanted};
+pub use nodes::keep_nodes;
 pub use region::{Region, RegionConfig, Route, WishError};
 pub use server::RegionServer;

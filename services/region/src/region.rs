@@ -11,7 +11,7 @@ use meridian_shard::{Ack, Message, Peers, Publish, PublishError, Reject, ShardHa
 use meridian_types::{LeaderEpoch, NodeId, RegionName, Seq, ShardId};
 use meridian_wire::v1;
 use parking_lot::RwLock;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -87,7 +87,7 @@ pub enum WishError {
 }
 
 impl Region {
-    /// The region of `me`. Nothing is dialled before [`Region::reach`] names nodes, and nothing is answered before
+    /// The region of `me`. Nothing is dialled before its agent runs, and nothing is answered before
     /// [`Region::set_host`].
     pub(crate) fn new(
         me: Identity,
@@ -140,12 +140,13 @@ impl Region {
         let _ = self.0.host.set(host);
     }
 
-    /// Keeps a way open to each of these nodes, and to no other.
-    pub fn reach(&self, nodes: impl IntoIterator<Item = NodeId>) {
+    /// Keeps a way open to each node that placement knows, and to no other.
+    pub(crate) fn reach_all(&self) {
         let Some(maker) = self.0.maker.get() else { return };
+        let state = self.placement();
         let mut ways = self.0.ways.write();
         let mut old = std::mem::take(&mut *ways);
-        for node in nodes.into_iter().filter(|node| *node != self.0.me.node) {
+        for (node, _) in state.nodes().filter(|(node, _)| *node != self.0.me.node) {
             let way = old.remove(&node).unwrap_or_else(|| Arc::new(Way::new(maker, node)));
             ways.insert(node, way);
         }
@@ -210,6 +211,17 @@ impl Region {
     pub fn is_live(&self, node: NodeId) -> bool {
         let heard = self.0.heard.read().get(&node).copied();
         node == self.0.me.node || heard.is_some_and(|heard| heard.at.elapsed() < self.0.config.dead_after)
+    }
+
+    /// Whether the placement group's log and votes are done with a node, as this one knows it.
+    pub fn has_let_go_of(&self, node: NodeId) -> bool {
+        let status = self.0.placement.status();
+        !status.voters.contains(&node) && !status.learners.contains(&node)
+    }
+
+    /// Changes whenever the placement group has done something.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.0.placement.changed()
     }
 
     /// Fulfils an operator's wish.

@@ -19,6 +19,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 use meridian_types::{Boot, ClusterUuid, DiskUuid, NodeId};
 use rand::RngExt;
@@ -155,14 +156,21 @@ impl Identity {
     /// # Errors
     /// Absent, another's, newer, damaged, or the disk fails. Nothing is written.
     pub fn load(disk: &dyn Disk, cluster: ClusterUuid, node: NodeId) -> Result<Self, IdentityError> {
-        let found = Self::read(disk)?;
-        if found.cluster != cluster {
-            return Err(IdentityError::OtherCluster { wanted: cluster, found: found.cluster });
+        Self::read(disk)?.of(cluster, node)
+    }
+
+    /// Itself, if it is that node's.
+    ///
+    /// # Errors
+    /// Another node's, or another cluster's.
+    pub fn of(self, cluster: ClusterUuid, node: NodeId) -> Result<Self, IdentityError> {
+        if self.cluster != cluster {
+            return Err(IdentityError::OtherCluster { wanted: cluster, found: self.cluster });
         }
-        if found.node != node {
-            return Err(IdentityError::OtherNode { wanted: node, found: found.node });
+        if self.node != node {
+            return Err(IdentityError::OtherNode { wanted: node, found: self.node });
         }
-        Ok(found)
+        Ok(self)
     }
 
     /// Reads the identity, whosever it is.
@@ -170,8 +178,23 @@ impl Identity {
     /// # Errors
     /// As [`Identity::load`], but for another's.
     pub fn read(disk: &dyn Disk) -> Result<Self, IdentityError> {
-        let bytes = read_file(disk, META)?.ok_or(IdentityError::Absent)?;
-        let block = either(&bytes, META_MAGIC, META)?;
+        Self::parse(&read_file(disk, META)?.ok_or(IdentityError::Absent)?)
+    }
+
+    /// Reads the identity of a folder that a running process may have: nothing is locked, and nothing is written.
+    ///
+    /// # Errors
+    /// As [`Identity::read`].
+    pub fn peek(folder: &Path) -> Result<Self, IdentityError> {
+        match std::fs::read(folder.join(META)) {
+            Ok(bytes) => Self::parse(&bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(IdentityError::Absent),
+            Err(error) => Err(io("read", META)(error)),
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, IdentityError> {
+        let block = either(bytes, META_MAGIC, META)?;
         Ok(Self {
             cluster: ClusterUuid(Uuid::from_bytes(take(block, 16))),
             node: NodeId(u32::from_le_bytes(take(block, 12))),

@@ -10,6 +10,8 @@ pub const PARTITIONS: u32 = 1024;
 pub const NAME_BYTES: usize = 249;
 /// The most events in a batch: offset deltas are 31 bits, and so many are never useful.
 pub const BATCH_EVENTS: usize = 1_000_000;
+/// The highest number of a node: producer ids have 15 bits for it.
+pub const NODE_IDS: u32 = (1 << 15) - 1;
 /// The most shards of a region's incarnation.
 pub const SHARDS: u16 = 1024;
 /// Shards of a region, unless set.

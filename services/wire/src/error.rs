@@ -98,6 +98,10 @@ reasons! {
     Damaged = "DAMAGED" => DataLoss,
     /// Another cluster, an unknown node or region, or a node with another disk.
     PeerRefused = "PEER_REFUSED" => PermissionDenied,
+    /// The cluster does not know the node: an operator has to admit it.
+    NodeUnknown = "NODE_UNKNOWN" => PermissionDenied,
+    /// The node was removed for ever.
+    NodeRemoved = "NODE_REMOVED" => PermissionDenied,
     /// No version that both speak.
     VersionUnsupported = "VERSION_UNSUPPORTED" => FailedPrecondition,
     /// Something that should not happen; the log says more.

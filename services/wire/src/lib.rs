@@ -3,6 +3,7 @@
 
 mod codec;
 mod convert;
+mod endpoint;
 mod error;
 
 pub use codec::{
@@ -10,6 +11,7 @@ pub use codec::{
     decode, framed,
 };
 pub use convert::{WireError, origin, parse_uuid};
+pub use endpoint::endpoint;
 pub use error::{ApiError, DOMAIN, Reason};
 /// What every generated message is.
 pub use prost::Message;

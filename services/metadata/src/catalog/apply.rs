@@ -6,18 +6,17 @@ use std::sync::Arc;
 use meridian_types::limits::{PARTITIONS, SHARDS};
 use meridian_types::{Incarnation, RegionId, StreamId, TenantId, TenantName, Timestamp};
 
-use super::MAX_FEATURE_LEVEL;
 use super::command::{Change, Command, CreateStream, Genesis, UpdateStream};
+use super::nodes::check_node;
 use super::reply::{Outcome, Refusal, RefusalCode as Code, Reply};
 use super::rows::{NodeRow, RegionRow, StreamRow, StreamSettings, TenantRow};
 use super::state::{Answered, Catalog, Founded, REMEMBERED};
+use super::{MAX_FEATURE_LEVEL, NODES_CHANGE};
 
 /// The most labels of a stream, and the longest key and value in bytes: a row is in memory on every node.
 const LABELS: usize = 64;
 const LABEL_KEY_BYTES: usize = 63;
 const LABEL_VALUE_BYTES: usize = 256;
-/// The longest address in bytes: a DNS name, a scheme and a port.
-const ADDRESS_BYTES: usize = 300;
 
 /// The level from which on a command may be applied. A command that a later build adds takes the next level.
 fn level_of(change: &Change) -> u32 {
@@ -28,6 +27,7 @@ fn level_of(change: &Change) -> u32 {
         | Change::DeleteStream(_)
         | Change::RegisterNode(_)
         | Change::RaiseFeatureLevel(_) => 1,
+        Change::RemoveNode(_) => NODES_CHANGE,
     }
 }
 
@@ -80,6 +80,7 @@ impl Catalog {
             Change::UpdateStream(update) => self.update_stream(update),
             Change::DeleteStream(id) => self.delete_stream(id),
             Change::RegisterNode(node) => self.register_node(node),
+            Change::RemoveNode(id) => self.remove_node(id),
             Change::RaiseFeatureLevel(level) => self.raise_feature_level(level),
         }
     }
@@ -110,7 +111,7 @@ impl Catalog {
             self.regions.insert_mut(region.id, Arc::new(region));
         }
         for node in genesis.nodes {
-            self.nodes.insert_mut(node.id, Arc::new(node));
+            self.nodes.insert_mut(node.id, Arc::new(NodeRow { added: false, ..node }));
         }
         let tenant = TenantRow { id: TenantId::DEFAULT, name: TenantName::default() };
         self.tenants.insert_mut(tenant.id, Arc::new(tenant));
@@ -199,51 +200,6 @@ impl Catalog {
             .ok_or_else(|| refuse(Code::StreamNotFound, format!("there is no stream {id}")))
     }
 
-    fn register_node(&mut self, node: NodeRow) -> Reply {
-        check_node(&node)?;
-        if self.region(node.region).is_none() {
-            return Err(refuse(Code::RegionNotFound, format!("there is no region {}", node.region)));
-        }
-        if node.max_feature_level < self.feature_level {
-            return Err(refuse(
-                Code::FeatureLevel,
-                format!(
-                    "node {} knows feature level {} at most, the cluster is at {}; upgrade the node",
-                    node.id, node.max_feature_level, self.feature_level
-                ),
-            ));
-        }
-        if let Some(known) = self.node(node.id) {
-            if known.disk != node.disk {
-                return Err(refuse(
-                    Code::NodeChanged,
-                    format!(
-                        "node {} is known by disk {}, not {}: a node that lost its disk is another node; give it a new id",
-                        node.id, known.disk, node.disk
-                    ),
-                ));
-            }
-            if known.region != node.region {
-                return Err(refuse(
-                    Code::NodeChanged,
-                    format!(
-                        "node {} is in region {}; a node does not move to another",
-                        node.id, known.region
-                    ),
-                ));
-            }
-        }
-        if let Some(other) = self.nodes().find(|other| other.disk == node.disk && other.id != node.id) {
-            return Err(refuse(
-                Code::NodeChanged,
-                format!("disk {} is that of node {}; start the node under that id", node.disk, other.id),
-            ));
-        }
-        let node = Arc::new(node);
-        self.nodes.insert_mut(node.id, Arc::clone(&node));
-        Ok(Outcome::NodeRegistered(node))
-    }
-
     fn raise_feature_level(&mut self, level: u32) -> Reply {
         if level == self.feature_level {
             return Ok(Outcome::FeatureLevelRaised(level));
@@ -271,11 +227,11 @@ impl Catalog {
     }
 }
 
-fn refuse(code: Code, message: impl Into<String>) -> Refusal {
+pub(super) fn refuse(code: Code, message: impl Into<String>) -> Refusal {
     Refusal::new(code, message)
 }
 
-fn malformed(message: impl Into<String>) -> Refusal {
+pub(super) fn malformed(message: impl Into<String>) -> Refusal {
     Refusal::new(Code::Malformed, message)
 }
 
@@ -347,21 +303,6 @@ fn check_founders(genesis: &Genesis, regions: &BTreeSet<RegionId>) -> Result<(),
                 Code::FeatureLevel,
                 format!("node {} does not know feature level {}", node.id, genesis.feature_level),
             ));
-        }
-    }
-    Ok(())
-}
-
-fn check_node(node: &NodeRow) -> Result<(), Refusal> {
-    if node.id.0 == 0 || node.disk.0.is_nil() {
-        return Err(malformed("a node has an id from 1 on and a disk uuid"));
-    }
-    for address in [&node.peer_address, &node.client_address] {
-        if address.is_empty() || address.len() > ADDRESS_BYTES {
-            return Err(malformed(format!(
-                "node {} has no peer or client address, or one over {ADDRESS_BYTES} bytes",
-                node.id
-            )));
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! What the catalog can be asked to do.
 
-use meridian_types::{ClusterUuid, StreamId, StreamName, TenantId, Timestamp};
+use meridian_types::{ClusterUuid, NodeId, StreamId, StreamName, TenantId, Timestamp};
 use uuid::Uuid;
 
 use super::rows::{NodeRow, RegionRow, StreamSettings};
@@ -47,6 +47,8 @@ pub enum Change {
     DeleteStream(StreamId),
     /// Add a node, or change a known node's addresses and feature level.
     RegisterNode(NodeRow),
+    /// Forget a node that no shard needs any more. Its id and its disk are refused for ever.
+    RemoveNode(NodeId),
     /// Allow the commands of the next feature level.
     RaiseFeatureLevel(u32),
 }

@@ -58,6 +58,7 @@ impl From<&Command> for v1::CatalogCommand {
             Change::RegisterNode(node) => {
                 WireChange::RegisterNode(v1::CatalogRegisterNode { node: Some(node.into()) })
             }
+            Change::RemoveNode(id) => WireChange::RemoveNode(v1::CatalogRemoveNode { id: id.0 }),
             Change::RaiseFeatureLevel(level) => {
                 WireChange::RaiseFeatureLevel(v1::CatalogRaiseFeatureLevel { level: *level })
             }
@@ -95,6 +96,7 @@ impl TryFrom<v1::CatalogCommand> for Command {
             WireChange::RegisterNode(register) => Change::RegisterNode(
                 register.node.ok_or_else(|| malformed("a registration without a node"))?.try_into()?,
             ),
+            WireChange::RemoveNode(remove) => Change::RemoveNode(NodeId(remove.id)),
             WireChange::RaiseFeatureLevel(raise) => Change::RaiseFeatureLevel(raise.level),
         };
         Ok(Self { request: request_id(&wire.request_id)?, at: Timestamp(wire.at_ms), change })
@@ -170,6 +172,7 @@ impl From<&NodeRow> for v1::CatalogNode {
             peer_address: node.peer_address.clone(),
             client_address: node.client_address.clone(),
             max_feature_level: node.max_feature_level,
+            added: node.added,
         }
     }
 }
@@ -185,6 +188,7 @@ impl TryFrom<v1::CatalogNode> for NodeRow {
             peer_address: wire.peer_address,
             client_address: wire.client_address,
             max_feature_level: wire.max_feature_level,
+            added: wire.added,
         })
     }
 }
@@ -252,6 +256,7 @@ impl From<&Outcome> for v1::CatalogReply {
             Outcome::NodeRegistered(node) => {
                 WireReply::NodeRegistered(v1::CatalogNodeRegistered { node: Some(node.as_ref().into()) })
             }
+            Outcome::NodeRemoved(id) => WireReply::NodeRemoved(v1::CatalogNodeRemoved { id: id.0 }),
             Outcome::FeatureLevelRaised(level) => {
                 WireReply::FeatureLevelRaised(v1::CatalogFeatureLevelRaised { level: *level })
             }
@@ -294,6 +299,7 @@ pub(super) fn reply_from_wire(wire: v1::CatalogReply) -> Result<Reply, Refusal> 
         WireReply::NodeRegistered(registered) => Outcome::NodeRegistered(Arc::new(
             registered.node.ok_or_else(|| malformed("a reply without its node"))?.try_into()?,
         )),
+        WireReply::NodeRemoved(removed) => Outcome::NodeRemoved(NodeId(removed.id)),
         WireReply::FeatureLevelRaised(raised) => Outcome::FeatureLevelRaised(raised.level),
     }))
 }

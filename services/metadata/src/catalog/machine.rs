@@ -81,4 +81,8 @@ impl Machine for Catalog {
     fn disk_of(&self, node: NodeId) -> Option<DiskUuid> {
         self.node(node).map(|row| row.disk)
     }
+
+    fn is_removed(&self, node: NodeId) -> bool {
+        Catalog::is_removed(self, node)
+    }
 }

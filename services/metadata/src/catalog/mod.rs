@@ -8,6 +8,7 @@ mod apply;
 mod command;
 mod convert;
 mod machine;
+mod nodes;
 mod reply;
 mod rows;
 mod snapshot;
@@ -24,4 +25,7 @@ pub use state::Catalog;
 
 /// The highest feature level that this build knows. A new command, or a new field that changes what one does, takes the
 /// next level and is refused below it.
-pub const MAX_FEATURE_LEVEL: u32 = 1;
+pub const MAX_FEATURE_LEVEL: u32 = 2;
+
+/// From this feature level on nodes are added to a founded cluster and removed from it.
+pub const NODES_CHANGE: u32 = 2;

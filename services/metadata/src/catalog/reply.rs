@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use meridian_types::ClusterUuid;
+use meridian_types::{ClusterUuid, NodeId};
 use meridian_wire::{ApiError, Reason, v1};
 
 use super::rows::{NodeRow, StreamRow};
@@ -28,6 +28,8 @@ pub enum Outcome {
     StreamDeleted(Arc<StreamRow>),
     /// The node as it is known now.
     NodeRegistered(Arc<NodeRow>),
+    /// The node is gone.
+    NodeRemoved(NodeId),
     /// The level in force.
     FeatureLevelRaised(u32),
 }
@@ -66,7 +68,11 @@ impl From<Refusal> for ApiError {
             | RefusalCode::AlreadyFounded
             | RefusalCode::FeatureLevel
             | RefusalCode::RegionNotFound
-            | RefusalCode::NodeChanged => Reason::CatalogRefused,
+            | RefusalCode::NodeChanged
+            | RefusalCode::NodeNotFound
+            | RefusalCode::NodeRemoved
+            | RefusalCode::AddressTaken
+            | RefusalCode::LastNode => Reason::CatalogRefused,
         };
         Self::new(reason, refusal.message)
     }

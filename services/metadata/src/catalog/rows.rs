@@ -42,6 +42,8 @@ pub struct NodeRow {
     pub client_address: String,
     /// The highest feature level that its software knows.
     pub max_feature_level: u32,
+    /// It came after the genesis. The machine says so, whatever a command says.
+    pub added: bool,
 }
 
 /// A tenant.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use meridian_types::{ClusterUuid, Timestamp};
+use meridian_types::{ClusterUuid, DiskUuid, NodeId, Timestamp};
 use meridian_wire::v1;
 use prost::Message as _;
 use uuid::Uuid;
@@ -34,6 +34,11 @@ impl Catalog {
             next_stream_id: self.next_stream,
             next_tenant_id: self.next_tenant,
             answered: self.answered.iter().map(|answered| answered_to_wire(answered)).collect(),
+            removed_nodes: self
+                .removed
+                .iter()
+                .map(|(id, disk)| v1::CatalogRemovedNode { id: id.0, disk_uuid: disk.to_string() })
+                .collect(),
         };
         state.encode_to_vec().into()
     }
@@ -71,6 +76,10 @@ impl Catalog {
         for node in state.nodes {
             let node = NodeRow::try_from(node).map_err(refused)?;
             catalog.nodes.insert_mut(node.id, Arc::new(node));
+        }
+        for removed in state.removed_nodes {
+            let disk = Uuid::parse_str(&removed.disk_uuid).map_err(|_| bad("a removed disk's uuid"))?;
+            catalog.removed.insert_mut(NodeId(removed.id), DiskUuid(disk));
         }
         for tenant in state.tenants {
             let tenant = TenantRow::try_from(tenant).map_err(refused)?;

@@ -5,7 +5,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use meridian_types::{
-    ClusterUuid, NodeId, RegionId, RegionName, StreamId, StreamName, TenantId, TenantName, Timestamp,
+    ClusterUuid, DiskUuid, NodeId, RegionId, RegionName, StreamId, StreamName, TenantId, TenantName,
+    Timestamp,
 };
 use rpds::RedBlackTreeMapSync;
 
@@ -25,6 +26,8 @@ pub struct Catalog {
     pub(crate) revision: u64,
     pub(crate) regions: RedBlackTreeMapSync<RegionId, Arc<RegionRow>>,
     pub(crate) nodes: RedBlackTreeMapSync<NodeId, Arc<NodeRow>>,
+    /// Never taken again: a node that comes back under such an id or disk may hold what its region gave up.
+    pub(crate) removed: RedBlackTreeMapSync<NodeId, DiskUuid>,
     pub(crate) tenants: RedBlackTreeMapSync<TenantId, Arc<TenantRow>>,
     pub(crate) streams: RedBlackTreeMapSync<StreamId, Arc<StreamRow>>,
     pub(crate) names: RedBlackTreeMapSync<TenantId, RedBlackTreeMapSync<StreamName, StreamId>>,
@@ -91,6 +94,16 @@ impl Catalog {
     /// The nodes, by number.
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<NodeRow>> {
         self.nodes.values()
+    }
+
+    /// Whether the node was there once and is refused for ever.
+    pub fn is_removed(&self, id: NodeId) -> bool {
+        self.removed.contains_key(&id)
+    }
+
+    /// Whether the disk was that of a node that is refused for ever.
+    pub fn is_removed_disk(&self, disk: DiskUuid) -> bool {
+        self.removed.values().any(|removed| *removed == disk)
     }
 
     /// A tenant by its number.

@@ -30,13 +30,14 @@ fn node(id: u32, region: u16, disk: u128) -> NodeRow {
         peer_address: format!("127.0.0.1:{}", 7000 + id),
         client_address: format!("http://127.0.0.1:{}", 8000 + id),
         max_feature_level: MAX_FEATURE_LEVEL,
+        added: false,
     }
 }
 
 fn genesis() -> Genesis {
     Genesis {
         cluster: ClusterUuid(Uuid::from_u128(0xC1)),
-        feature_level: 1,
+        feature_level: MAX_FEATURE_LEVEL,
         regions: vec![region(1, "us"), region(2, "eu")],
         nodes: vec![node(1, 1, 0xD1), node(2, 2, 0xD2)],
     }
@@ -206,36 +207,86 @@ fn a_node_that_lost_its_disk_is_another_node() {
     assert_eq!(register(&mut catalog, node(0, 1, 0xD3)), RefusalCode::Malformed);
     catalog.apply(at(1, Change::RegisterNode(node(3, 1, 0xD3)))).unwrap();
     assert_eq!(catalog.disk_of(NodeId(3)), Some(DiskUuid(Uuid::from_u128(0xD3))));
+    let added = |id| catalog.node(NodeId(id)).unwrap().added;
+    assert_eq!((added(1), added(3)), (false, true), "who founded is never forgotten");
 }
 
 #[test]
 fn the_feature_level_gates_commands_and_rises_with_the_nodes() {
+    const NEXT: u32 = MAX_FEATURE_LEVEL + 1;
     let mut catalog = founded();
-    assert_eq!(code(catalog.apply(at(1, Change::RaiseFeatureLevel(3)))), RefusalCode::FeatureLevel);
+    assert_eq!(code(catalog.apply(at(1, Change::RaiseFeatureLevel(NEXT + 1)))), RefusalCode::FeatureLevel);
     assert_eq!(
-        code(catalog.apply(at(1, Change::RaiseFeatureLevel(2)))),
+        code(catalog.apply(at(1, Change::RaiseFeatureLevel(NEXT)))),
         RefusalCode::FeatureLevel,
-        "nodes of level 1 are there"
+        "nodes of this level are there"
     );
-    assert_eq!(catalog.apply(at(1, Change::RaiseFeatureLevel(1))), Ok(Outcome::FeatureLevelRaised(1)));
+    let same = catalog.apply(at(1, Change::RaiseFeatureLevel(MAX_FEATURE_LEVEL)));
+    assert_eq!(same, Ok(Outcome::FeatureLevelRaised(MAX_FEATURE_LEVEL)));
 
     for id in [1, 2] {
-        let upgraded = NodeRow { max_feature_level: 2, ..node(id, id as u16, 0xD0 + u128::from(id)) };
+        let upgraded = NodeRow { max_feature_level: NEXT, ..node(id, id as u16, 0xD0 + u128::from(id)) };
         catalog.apply(at(1, Change::RegisterNode(upgraded))).unwrap();
     }
     let before = catalog.clone();
-    assert_eq!(catalog.apply(at(1, Change::RaiseFeatureLevel(2))), Ok(Outcome::FeatureLevelRaised(2)));
+    let raised = catalog.apply(at(1, Change::RaiseFeatureLevel(NEXT)));
+    assert_eq!(raised, Ok(Outcome::FeatureLevelRaised(NEXT)));
     assert_eq!(code(catalog.apply(at(1, Change::RegisterNode(node(3, 1, 0xD3))))), RefusalCode::FeatureLevel);
 
-    // This build knows level 1: as a member of that cluster it must stop, not guess.
+    // This build knows no such level: as a member of that cluster it must stop, not guess.
     let mut old = before;
-    let raise = at(1, Change::RaiseFeatureLevel(2)).to_bytes();
+    let raise = at(1, Change::RaiseFeatureLevel(NEXT)).to_bytes();
     assert!(Machine::apply(&mut old, &raise).is_err());
     assert!(Catalog::restore(&catalog.snapshot()).is_err());
 
     let mut low = founded();
     low.feature_level = 0;
     assert_eq!(code(low.apply(at(1, create("a", 1)))), RefusalCode::FeatureLevel);
+    // Of a cluster that older builds founded: its nodes may say where they are, and no more.
+    low.feature_level = 1;
+    low.apply(at(1, Change::RegisterNode(node(1, 1, 0xD1)))).unwrap();
+    assert_eq!(code(low.apply(at(1, Change::RegisterNode(node(3, 1, 0xD3))))), RefusalCode::FeatureLevel);
+    assert_eq!(code(low.apply(at(1, Change::RemoveNode(NodeId(2))))), RefusalCode::FeatureLevel);
+}
+
+#[test]
+fn a_removed_node_is_refused_for_ever_under_its_id_and_with_its_disk() {
+    let mut catalog = founded();
+    assert_eq!(code(catalog.apply(at(1, Change::RemoveNode(NodeId(9))))), RefusalCode::NodeNotFound);
+    for again in 0..2 {
+        let removed = catalog.apply(at(again, Change::RemoveNode(NodeId(2))));
+        assert_eq!(removed, Ok(Outcome::NodeRemoved(NodeId(2))));
+    }
+    catalog = Catalog::restore(&catalog.snapshot()).unwrap();
+    assert!(catalog.node(NodeId(2)).is_none() && catalog.is_removed(NodeId(2)));
+    for back in [node(2, 2, 0xD2), node(2, 2, 0xD9), node(9, 2, 0xD2)] {
+        let refused = catalog.apply(at(5, Change::RegisterNode(back)));
+        assert_eq!(code(refused), RefusalCode::NodeRemoved);
+    }
+    assert_eq!(code(catalog.apply(at(1, Change::RemoveNode(NodeId(1))))), RefusalCode::LastNode);
+    catalog.apply(at(1, Change::RegisterNode(node(3, 1, 0xD3)))).unwrap();
+    catalog.apply(at(1, Change::RemoveNode(NodeId(1)))).unwrap();
+}
+
+#[test]
+fn no_two_nodes_have_one_address() {
+    let mut catalog = founded();
+    let (first, own) = (node(1, 1, 0xD1), node(3, 1, 0xD3));
+    let (peer, client) = (&first.peer_address, &first.client_address);
+    for (peer, client) in [
+        (peer, &own.client_address),
+        (&own.peer_address, client),
+        (client, &own.client_address),
+        (&own.peer_address, peer),
+    ] {
+        let taken = NodeRow { peer_address: peer.clone(), client_address: client.clone(), ..own.clone() };
+        let before = catalog.clone();
+        assert_eq!(code(catalog.apply(at(1, Change::RegisterNode(taken)))), RefusalCode::AddressTaken);
+        assert_eq!(catalog, before);
+    }
+    let twice = NodeRow { client_address: own.peer_address.clone(), ..own.clone() };
+    assert_eq!(code(catalog.apply(at(1, Change::RegisterNode(twice)))), RefusalCode::Malformed);
+    catalog.apply(at(1, Change::RegisterNode(own))).unwrap();
 }
 
 #[test]
@@ -285,6 +336,7 @@ fn change() -> impl Strategy<Value = Change> {
         }),
         3 => (0u64..12).prop_map(|id| Change::DeleteStream(StreamId(id))),
         2 => (0u32..5, 1u16..4, 0xD0u128..0xD6).prop_map(|(id, r, d)| Change::RegisterNode(node(id, r, d))),
+        2 => (0u32..5).prop_map(|id| Change::RemoveNode(NodeId(id))),
         1 => (0u32..4).prop_map(Change::RaiseFeatureLevel),
         1 => Just(Change::Genesis(genesis())),
     ]

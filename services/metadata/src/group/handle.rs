@@ -67,6 +67,8 @@ pub struct Status {
     pub snapshot_index: Option<u64>,
     /// Who votes.
     pub voters: Vec<NodeId>,
+    /// Who has a copy and no vote.
+    pub learners: Vec<NodeId>,
 }
 
 impl<M: Machine> GroupHandle<M> {
@@ -114,8 +116,9 @@ impl<M: Machine> GroupHandle<M> {
     pub fn status(&self) -> Status {
         let version = self.0.store.published.version();
         let applied_index = version.applied.map(|id| id.index);
-        let voters =
-            version.membership.voter_ids().filter_map(|id| u32::try_from(id).ok().map(NodeId)).collect();
+        let narrow = |id: u64| u32::try_from(id).ok().map(NodeId);
+        let voters = version.membership.voter_ids().filter_map(narrow).collect();
+        let learners = version.membership.membership().learner_ids().filter_map(narrow).collect();
         let Some(raft) = self.0.raft() else {
             return Status {
                 node: self.0.config.node,
@@ -126,6 +129,7 @@ impl<M: Machine> GroupHandle<M> {
                 applied_index,
                 snapshot_index: None,
                 voters,
+                learners,
             };
         };
         // Cloned at once: the core waits for whoever holds the reference.
@@ -145,6 +149,7 @@ impl<M: Machine> GroupHandle<M> {
             applied_index,
             snapshot_index: metrics.snapshot.map(|id| id.index),
             voters,
+            learners,
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod config;
 mod handle;
+mod keeper;
 mod network;
 mod peers;
 mod propose;
@@ -22,6 +23,7 @@ use tokio::runtime::Runtime;
 
 pub use config::{Config, OnFatal, abort};
 pub use handle::{CatalogHandle, GroupHandle, PlacementHandle, Role, Status};
+pub use keeper::WantedNodes;
 pub use peers::{NoChannel, PeerChannels};
 pub use propose::{BootstrapError, ProposeError};
 pub use server::{RaftServer, RaftServers};

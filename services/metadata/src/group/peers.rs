@@ -94,6 +94,14 @@ impl<M: Machine> Peers<M> {
             ));
         }
         let from = NodeId(header.from_node);
+        // What a removed node says counts no more, in whatever term it thinks it is; but for as long as it is a member its
+        // voice may be needed to do without it.
+        let version = self.store.published.version();
+        let is_member = version.membership.nodes().any(|(id, _)| *id == u64::from(from.0));
+        if version.machine.is_removed(from) && !is_member {
+            let message = format!("node {from} was removed for ever");
+            return Err(ApiError::new(Reason::NodeRemoved, message));
+        }
         let disk = uuid(&header.from_disk).map(DiskUuid);
         let known = self.store.published.version().machine.disk_of(from);
         if disk.is_none() || known.is_some() && known != disk {

@@ -71,4 +71,8 @@ impl Machine for Placement {
     fn disk_of(&self, node: NodeId) -> Option<DiskUuid> {
         self.node(node).map(|row| row.disk)
     }
+
+    fn is_removed(&self, node: NodeId) -> bool {
+        Placement::is_removed(self, node)
+    }
 }

@@ -9,6 +9,7 @@ mod command;
 mod convert;
 mod convert_rows;
 mod elections;
+mod joining;
 mod machine;
 mod nodes;
 mod reply;
@@ -20,6 +21,7 @@ mod state;
 mod tests;
 
 pub use command::{Change, Command, Found, Join};
+pub use joining::Due;
 pub use machine::reply_from_bytes;
 pub use reply::{Outcome, Refusal, RefusalCode, Reply};
 pub(crate) use rows::majority;

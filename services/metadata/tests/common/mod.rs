@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use meridian_metadata::catalog::{
-    Catalog, Change, Command, CreateStream, Genesis, NodeRow, Outcome, RegionRow, StreamRow, StreamSettings,
+    Catalog, Change, Command, CreateStream, Genesis, MAX_FEATURE_LEVEL, NodeRow, Outcome, RegionRow,
+    StreamRow, StreamSettings,
 };
 use meridian_metadata::{
     CatalogGroup, CatalogHandle, Config, NoChannel, OnFatal, PeerChannels, RaftServers, Role,
@@ -194,7 +195,7 @@ impl Node {
 pub fn genesis(net: &Net, nodes: &[u32]) -> Genesis {
     Genesis {
         cluster: CLUSTER,
-        feature_level: 1,
+        feature_level: MAX_FEATURE_LEVEL,
         regions: nodes
             .iter()
             .map(|&id| RegionRow {
@@ -212,7 +213,8 @@ pub fn genesis(net: &Net, nodes: &[u32]) -> Genesis {
                 disk: disk(id),
                 peer_address: net.address(id).to_string(),
                 client_address: format!("http://127.0.0.1:{}", 8000 + id),
-                max_feature_level: 1,
+                max_feature_level: MAX_FEATURE_LEVEL,
+                added: false,
             })
             .collect(),
     }

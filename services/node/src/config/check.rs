@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use meridian_types::limits::SHARDS;
+use meridian_wire::endpoint;
 
 use super::{ConfigError, NodeConfig, Span};
 
@@ -128,6 +129,9 @@ impl NodeConfig {
                 }
             }
         }
+        if !self.is_founder() {
+            return Ok(());
+        }
         for region in &self.cluster.regions {
             if !self.cluster.nodes.iter().any(|n| n.region == region.name) {
                 return Err(self.invalid(
@@ -141,23 +145,60 @@ impl NodeConfig {
 
     fn check_self(&self) -> Result<(), ConfigError> {
         let own = &self.node;
-        match self.cluster.nodes.iter().find(|n| n.id == own.id) {
-            None => {
-                let known: Vec<_> = self.cluster.nodes.iter().map(|n| n.id.to_string()).collect();
-                Err(self.invalid(
-                    "node.id",
-                    format!("{} is not among cluster.nodes ({})", own.id, known.join(", ")),
-                ))
-            }
-            Some(node) if node.region != own.region => Err(self.invalid(
+        let advertised =
+            [("node.advertise_peer", &own.advertise_peer), ("node.advertise_client", &own.advertise_client)];
+        let Some(founder) = self.cluster.nodes.iter().find(|n| n.id == own.id) else {
+            return self.check_added(advertised);
+        };
+        if let Some((key, _)) = advertised.into_iter().find(|(_, address)| address.is_some()) {
+            return Err(self.invalid(
+                key,
+                format!("node {} is among cluster.nodes, which say where it is; remove this key", own.id),
+            ));
+        }
+        if founder.region != own.region {
+            return Err(self.invalid(
                 "node.region",
                 format!(
                     "is {}, but cluster.nodes says that node {} is in {}",
-                    own.region, own.id, node.region
+                    own.region, own.id, founder.region
                 ),
-            )),
-            Some(_) => Ok(()),
+            ));
         }
+        Ok(())
+    }
+
+    /// A node that is to be added to a founded cluster, or was.
+    fn check_added(&self, advertised: [(&str, &Option<String>); 2]) -> Result<(), ConfigError> {
+        let own = &self.node;
+        let known: Vec<_> = self.cluster.nodes.iter().map(|n| n.id.to_string()).collect();
+        if own.id.get() == 0 {
+            return Err(self.invalid("node.id", "nodes are numbered from 1"));
+        }
+        for (key, address) in advertised {
+            let Some(address) = address else {
+                return Err(self.invalid(
+                    "node.id",
+                    format!(
+                        "{} is not among cluster.nodes ({}); a node that is added to a founded cluster says where it \
+                         is: set node.advertise_peer and node.advertise_client",
+                        own.id,
+                        known.join(", ")
+                    ),
+                ));
+            };
+            endpoint(address).map_err(|reason| self.invalid(key, reason))?;
+            if let Some(other) = self.cluster.nodes.iter().find(|n| [&n.peer, &n.client].contains(&address)) {
+                return Err(self.invalid(key, format!("{address} is already that of node {}", other.id)));
+            }
+        }
+        if own.advertise_peer == own.advertise_client {
+            return Err(self.invalid("node.advertise_client", "is already node.advertise_peer"));
+        }
+        if self.region_named(&own.region).is_none() {
+            return Err(self.invalid("node.region", format!("{} is not among cluster.regions", own.region)));
+        }
+        Ok(())
     }
 
     fn check_listeners(&self) -> Result<(), ConfigError> {
@@ -295,40 +336,19 @@ impl NodeConfig {
             .resolve(&regions)
             .map_err(|error| self.invalid(format!("wan.{}", error.key()), error.to_string()))?;
         // A delay on top of a real distance would be a lie about both.
-        for (i, node) in self.cluster.nodes.iter().enumerate() {
-            if !endpoint(&node.peer).is_ok_and(|host| host_is_loopback(&host)) {
+        let peers = self.cluster.nodes.iter().enumerate();
+        let peers = peers.map(|(i, node)| (format!("cluster.nodes[{i}].peer"), &node.peer));
+        let own = self.node.advertise_peer.iter().map(|peer| ("node.advertise_peer".to_owned(), peer));
+        for (key, peer) in peers.chain(own) {
+            if !endpoint(peer).is_ok_and(|host| host_is_loopback(&host)) {
                 return Err(self.invalid(
                     "wan",
-                    format!(
-                        "round trips are simulated on one machine only, and cluster.nodes[{i}].peer is {}",
-                        node.peer
-                    ),
+                    format!("round trips are simulated on one machine only, and {key} is {peer}"),
                 ));
             }
         }
         Ok(())
     }
-}
-
-/// The host of `http://host:port`, or why it is not of that form.
-fn endpoint(url: &str) -> Result<String, String> {
-    let form = |what: &str| format!("{url:?} {what}; write it as http://host:port");
-    let uri: http::Uri = url.parse().map_err(|_| form("is not an address"))?;
-    match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => {
-            return Err(format!("{url:?} asks for TLS, which this release does not speak yet; use http://"));
-        }
-        _ => return Err(form("has no http://")),
-    }
-    if uri.port_u16().is_none_or(|port| port == 0) {
-        return Err(form("has no port"));
-    }
-    if uri.path_and_query().is_some_and(|p| p.as_str() != "/") {
-        return Err(form("has something after the port"));
-    }
-    let host = uri.host().filter(|h| !h.is_empty()).ok_or_else(|| form("has no host"))?;
-    Ok(host.trim_matches(['[', ']']).to_owned())
 }
 
 fn host_is_loopback(host: &str) -> bool {

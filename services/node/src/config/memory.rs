@@ -36,10 +36,15 @@ impl NodeConfig {
     ///   it may send ahead;
     /// - for each link into this region twice its credit, and its windows.
     pub fn memory_bound(&self) -> ByteSize {
+        self.memory_bound_among(self.neighbours())
+    }
+
+    /// The same, with so many other nodes in the region.
+    pub fn memory_bound_among(&self, neighbours: usize) -> ByteSize {
         let limits = &self.limits;
         let shards: u64 = self.cluster.regions.iter().map(|region| u64::from(region.shards)).sum();
         let links = self.cluster.regions.len().saturating_sub(1) as u64;
-        let neighbours = self.neighbours() as u64;
+        let neighbours = neighbours as u64;
         let parts = [
             BASE,
             PLACEMENT,

@@ -77,6 +77,13 @@ pub struct NodeSection {
     /// Its data folder, relative to the file's own.
     #[serde(default = "here")]
     pub data: PathBuf,
+    /// Of a node that is added to a founded cluster: what the other nodes dial, as `http://host:port`. Founders say it in
+    /// `cluster.nodes`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub advertise_peer: Option<String>,
+    /// Of the same: what clients dial, as `http://host:port`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub advertise_client: Option<String>,
 }
 
 fn here() -> PathBuf {
@@ -91,7 +98,8 @@ pub struct ClusterSection {
     pub uuid: ClusterUuid,
     /// The regions of the genesis.
     pub regions: Vec<RegionEntry>,
-    /// The nodes of the first start; they are the catalog's first voters.
+    /// The nodes of the first start; they are the catalog's first voters. A node that is added later is not among them, and
+    /// need not name all: it asks them whether it was admitted.
     pub nodes: Vec<NodeEntry>,
 }
 
@@ -390,6 +398,22 @@ impl NodeConfig {
         // `check` has found it; a config built by hand that skipped it gets the first.
         let own = self.cluster.regions.iter().find(|r| r.name == self.node.region);
         own.unwrap_or(&self.cluster.regions[0])
+    }
+
+    /// Whether this node takes part in the first start.
+    pub fn is_founder(&self) -> bool {
+        self.cluster.nodes.iter().any(|n| n.id == self.node.id)
+    }
+
+    /// What the other nodes and what clients dial to reach this one.
+    pub fn own_addresses(&self) -> (String, String) {
+        match self.cluster.nodes.iter().find(|n| n.id == self.node.id) {
+            Some(own) => (own.peer.clone(), own.client.clone()),
+            None => {
+                let or_empty = |address: &Option<String>| address.clone().unwrap_or_default();
+                (or_empty(&self.node.advertise_peer), or_empty(&self.node.advertise_client))
+            }
+        }
     }
 
     /// How many other nodes of the first start are in this node's region.

@@ -12,7 +12,13 @@ pub fn config_of_node(id: u32, folder: &Path) -> NodeConfig {
     let regions = [1, 2].map(|id| RegionEntry { id: RegionId(id), name: name(id.into()), shards: 4 });
     let nodes = [node_beside(1, "us"), node_beside(2, "eu")];
     let config = NodeConfig {
-        node: NodeSection { id: NodeId(id), region: name(id), data: ".".into() },
+        node: NodeSection {
+            id: NodeId(id),
+            region: name(id),
+            data: ".".into(),
+            advertise_peer: None,
+            advertise_client: None,
+        },
         cluster: ClusterSection {
             uuid: ClusterUuid(uuid::Uuid::from_u128(5)),
             regions: regions.to_vec(),

@@ -292,7 +292,13 @@ impl Plan {
         let nodes = self.nodes.iter();
         let (limits, storage, runtime) = self.sizes();
         NodeConfig {
-            node: NodeSection { id: node.id, region: node.region.clone(), data: ".".into() },
+            node: NodeSection {
+                id: node.id,
+                region: node.region.clone(),
+                data: ".".into(),
+                advertise_peer: None,
+                advertise_client: None,
+            },
             cluster: ClusterSection {
                 uuid: self.cluster,
                 regions: regions

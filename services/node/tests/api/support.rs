@@ -263,7 +263,13 @@ fn config(folder: &Path) -> NodeConfig {
     let region = RegionName::new("us").unwrap();
     let local = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
     NodeConfig {
-        node: NodeSection { id: NodeId(1), region: region.clone(), data: ".".into() },
+        node: NodeSection {
+            id: NodeId(1),
+            region: region.clone(),
+            data: ".".into(),
+            advertise_peer: None,
+            advertise_client: None,
+        },
         cluster: ClusterSection {
             uuid: ClusterUuid(uuid::Uuid::new_v4()),
             regions: vec![RegionEntry { id: RegionId(1), name: region.clone(), shards: 4 }],

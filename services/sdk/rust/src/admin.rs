@@ -205,6 +205,21 @@ impl Admin {
         Ok(answer.value)
     }
 
+    /// Admits a new node, or takes up the addresses of a known one. True: it is new. The same again is no error.
+    ///
+    /// # Errors
+    /// [`SdkError`].
+    pub async fn add_node(&self, request: v1::AddNodeRequest) -> Result<bool, SdkError> {
+        let answer = self
+            .call(|channel| {
+                let request = request.clone();
+                async move { cluster(channel).add_node(request).await }
+            })
+            .await?;
+        // A try that broke off may have been the one that added it.
+        Ok(answer.value.added || answer.retried)
+    }
+
     /// Moves a node's replicas and leaderships elsewhere, so that it can be removed; `undo`: takes it into use again.
     /// Answered once it is decided. The same again is no error.
     ///

@@ -1,0 +1,168 @@
+//! What operators see of nodes, and how nodes come and go. What is decided is a row of the catalog or of placement; their
+//! groups' leaders make it true.
+
+use std::time::Duration;
+
+use meridian_metadata::catalog::{self, Command, NODES_CHANGE, NodeRow};
+use meridian_metadata::placement::{Change, NodeState};
+use meridian_types::limits::NODE_IDS;
+use meridian_types::{DiskUuid, NodeId, RegionName};
+use meridian_wire::{ApiError, Reason, endpoint, parse_uuid, v1};
+use tokio::time::{Instant, timeout_at};
+
+use crate::shared::Gateway;
+
+/// How long an operator waits for the catalog.
+const PROPOSE_WITHIN: Duration = Duration::from_secs(10);
+/// How long an operator waits until the Raft groups do without a removed node.
+const LET_GO_WITHIN: Duration = Duration::from_secs(10);
+
+impl Gateway {
+    /// Whether a node of this region is being emptied; none: it is of another region.
+    pub(crate) fn is_draining_node(&self, node: NodeId) -> Option<bool> {
+        let state = self.region().placement();
+        state.node(node).map(|row| row.state == NodeState::Draining)
+    }
+
+    /// Whether a node takes part in this region; none: it is of another.
+    pub(crate) fn is_joined_node(&self, node: &NodeRow) -> Option<bool> {
+        let state = self.region().placement();
+        let here = state.founded().is_some_and(|founded| founded.region == node.region);
+        here.then(|| state.node(node.id).is_some())
+    }
+
+    /// Whether a node of this region was heard lately; none: it is of another region.
+    pub(crate) fn is_live_node(&self, node: &NodeRow) -> Option<bool> {
+        self.is_joined_node(node).map(|joined| joined && self.region().is_live(node.id))
+    }
+
+    /// Admits a node, or takes up its addresses.
+    pub(crate) async fn add_node(
+        &self,
+        request: &v1::AddNodeRequest,
+    ) -> Result<v1::AddNodeResponse, ApiError> {
+        self.check_ready()?;
+        let cluster = self.me().cluster;
+        if !request.cluster_uuid.is_empty() && request.cluster_uuid != cluster.to_string() {
+            return Err(ApiError::new(
+                Reason::PeerRefused,
+                format!(
+                    "node {} is for cluster {}, this is cluster {cluster}; ask a node of that cluster, or format the \
+                     folder for this one",
+                    request.node, request.cluster_uuid
+                ),
+            ));
+        }
+        let bad = |message: String| ApiError::new(Reason::InvalidArgument, message);
+        if !(1..=NODE_IDS).contains(&request.node) {
+            return Err(bad(format!("a node's id is 1 to {NODE_IDS}, not {}", request.node)));
+        }
+        let disk = DiskUuid(parse_uuid("disk_uuid", &request.disk_uuid)?);
+        let mut addresses =
+            [&request.peer, &request.client].map(|address| address.trim_end_matches('/').to_owned());
+        for (what, address) in ["peer", "client"].into_iter().zip(&addresses) {
+            endpoint(address).map_err(|why| bad(format!("the {what} address {why}")))?;
+        }
+        let state = self.catalog().state();
+        let region = RegionName::new(request.region.as_str()).ok();
+        let Some(region) = region.as_ref().and_then(|name| state.region_named(name)) else {
+            let names: Vec<&str> = state.regions().map(|row| row.name.as_str()).collect();
+            return Err(ApiError::new(
+                Reason::CatalogRefused,
+                format!(
+                    "there is no region {:?} in this cluster; there are: {}",
+                    request.region,
+                    names.join(", ")
+                ),
+            ));
+        };
+        let region = region.id;
+        self.allow_changes().await?;
+        let state = self.catalog().state();
+        let known = state.node(NodeId(request.node));
+        let [peer_address, client_address] = addresses.each_mut().map(std::mem::take);
+        let row = NodeRow {
+            id: NodeId(request.node),
+            region,
+            disk,
+            peer_address,
+            client_address,
+            // What it knows it says itself once it is here.
+            max_feature_level: known.map_or(state.feature_level(), |known| known.max_feature_level),
+            added: known.is_none_or(|known| known.added),
+        };
+        self.change_catalog(catalog::Change::RegisterNode(row)).await?;
+        Ok(v1::AddNodeResponse { added: known.is_none() })
+    }
+
+    /// Has a node emptied, or used again.
+    pub(crate) async fn drain_node(
+        &self,
+        request: &v1::DrainNodeRequest,
+    ) -> Result<v1::DrainNodeResponse, ApiError> {
+        let node = NodeId(request.node);
+        self.wish(if request.undo { Change::Undrain { node } } else { Change::Drain { node } }).await?;
+        Ok(v1::DrainNodeResponse {})
+    }
+
+    /// Takes an emptied node out of its region, and then out of the cluster.
+    pub(crate) async fn remove_node(
+        &self,
+        request: &v1::RemoveNodeRequest,
+    ) -> Result<v1::RemoveNodeResponse, ApiError> {
+        let node = NodeId(request.node);
+        self.wish(Change::Remove { node }).await?;
+        self.allow_changes().await?;
+        self.change_catalog(catalog::Change::RemoveNode(node)).await?;
+        if node == self.me().node {
+            let message =
+                format!("node {node} is removed, and hears no more of it; ask another node of its region");
+            return Err(ApiError::new(Reason::NotReady, message).retry_after(Duration::from_millis(200)));
+        }
+        self.until_let_go(node).await?;
+        Ok(v1::RemoveNodeResponse {})
+    }
+
+    /// Clusters that older builds founded are raised to the level that nodes come and go at: an operator asks for it now.
+    async fn allow_changes(&self) -> Result<(), ApiError> {
+        while self.catalog().state().feature_level() < NODES_CHANGE {
+            let next = self.catalog().state().feature_level() + 1;
+            self.change_catalog(catalog::Change::RaiseFeatureLevel(next)).await?;
+        }
+        Ok(())
+    }
+
+    async fn change_catalog(&self, change: catalog::Change) -> Result<(), ApiError> {
+        let command = Command::new(self.clock().now(), change);
+        self.catalog().propose(command, PROPOSE_WITHIN).await??;
+        Ok(())
+    }
+
+    /// Waits until neither Raft group counts on a node: only then may it be ended.
+    async fn until_let_go(&self, node: NodeId) -> Result<(), ApiError> {
+        let deadline = Instant::now() + LET_GO_WITHIN;
+        let (mut catalog, mut placement) = (self.catalog().changed(), self.region().changed());
+        loop {
+            catalog.mark_unchanged();
+            placement.mark_unchanged();
+            let status = self.catalog().status();
+            let counts = status.voters.contains(&node) || status.learners.contains(&node);
+            if !counts && self.region().has_let_go_of(node) {
+                return Ok(());
+            }
+            let changed = async {
+                tokio::select! {
+                    _ = catalog.changed() => {}
+                    _ = placement.changed() => {}
+                }
+            };
+            if timeout_at(deadline, changed).await.is_err() {
+                let message = format!(
+                    "node {node} is removed, but a Raft group still counts on it: more than half of its other voters must \
+                     run; leave node {node} running if it does, and ask again"
+                );
+                return Err(ApiError::new(Reason::NotReady, message).retry_after(Duration::from_secs(1)));
+            }
+        }
+    }
+}

@@ -8,7 +8,7 @@ use futures::{Stream, StreamExt as _};
 use meridian_metadata::catalog::StreamRow;
 use meridian_shard::{LaneFrames, Progress};
 use meridian_storage::FrameKind;
-use meridian_types::{Cursor, Lane, Offset, Partition, Seq, ShardId, StreamId, Timestamp, shard_of};
+use meridian_types::{Cursor, Lane, Offset, Origin, Partition, Seq, ShardId, StreamId, Timestamp, shard_of};
 use meridian_wire::{ApiError, Reason, v1};
 use tokio::time::Instant;
 use tokio_stream::StreamMap;
@@ -74,7 +74,7 @@ pub(crate) async fn open(
     let mut subscription = Subscription {
         cursor: Cursor::start(stream.id),
         stream: stream.id,
-        partitions: 0,
+        followed: BTreeMap::new(),
         credit: start.credit_bytes,
         due: VecDeque::new(),
         queued: BTreeSet::new(),
@@ -87,7 +87,7 @@ pub(crate) async fn open(
         _place: place,
         gateway,
     };
-    subscription.set_partitions(&stream);
+    subscription.follow_lanes(&stream);
     subscription.begin(start.from).await?;
     // One message waits for the connection, one is being read: more would only be memory.
     let (out, queued, end) = outgoing::<Answer>(1, connection);
@@ -103,7 +103,8 @@ fn unreadable(status: &Status) -> ApiError {
 struct Subscription {
     gateway: Gateway,
     stream: StreamId,
-    partitions: u32,
+    /// How many partitions of each writer are followed.
+    followed: BTreeMap<Origin, u32>,
     cursor: Cursor,
     credit: u64,
     /// Lanes that may hold something to read, each once.
@@ -123,20 +124,20 @@ struct Subscription {
 }
 
 impl Subscription {
-    /// Follows the shards of partitions that are new.
-    fn set_partitions(&mut self, row: &StreamRow) {
+    /// Follows the shards of partitions that are new, and of regions that write under a new incarnation.
+    fn follow_lanes(&mut self, row: &StreamRow) {
         let state = self.gateway.catalog().state();
-        for partition in self.partitions..row.settings.partitions {
-            for region in state.regions() {
-                let lane =
-                    Lane { stream: self.stream, partition: Partition(partition), origin: region.origin() };
-                let no = shard_of(lane.stream, lane.partition, region.shards);
-                let shard = ShardId { origin: lane.origin, no };
-                self.lanes.entry(shard).or_default().push(lane);
+        let origins =
+            state.regions().flat_map(|region| region.origins().map(|origin| (origin, region.shards)));
+        for (origin, shards) in origins {
+            let followed = self.followed.insert(origin, row.settings.partitions).unwrap_or(0);
+            for partition in (followed..row.settings.partitions).map(Partition) {
+                let lane = Lane { stream: self.stream, partition, origin };
+                let no = shard_of(lane.stream, lane.partition, shards);
+                self.lanes.entry(ShardId { origin, no }).or_default().push(lane);
                 self.make_due(lane);
             }
         }
-        self.partitions = self.partitions.max(row.settings.partitions);
         self.follow_shards();
     }
 
@@ -301,8 +302,7 @@ impl Subscription {
                 _ = look.tick() => {
                     let row = self.gateway.catalog().state().stream(self.stream).cloned();
                     match row {
-                        Some(row) if row.settings.partitions > self.partitions => self.set_partitions(&row),
-                        Some(_) => self.follow_shards(),
+                        Some(row) => self.follow_lanes(&row),
                         None => return ApiError::new(Reason::StreamNotFound, "the stream was deleted").into(),
                     }
                 }

@@ -59,6 +59,8 @@ pub struct CopyState {
     pub leads: Option<LeaderEpoch>,
     /// Another node of this region leads the copy, and mirrors the shard.
     pub follows: bool,
+    /// Its origin writes no more, under this incarnation: no source owes more than it has, and each region asks every other.
+    pub is_past: bool,
     /// Why it takes no frames any more.
     pub fault: Option<ShardFault>,
 }
@@ -460,6 +462,12 @@ impl LinkCore {
             RefusedReason::Damaged => Some("DAMAGED"),
         };
         match fault {
+            None if mirrored.copy.is_past && reason == RefusedReason::Behind => {
+                // It may hold less for ever, and nobody is to blame.
+                mirrored.heard = true;
+                mirrored.refused_since = None;
+                mirrored.fetching = Fetching::Paused(Timestamp(now.0 + self.config.stall_ms));
+            }
             None => {
                 mirrored.refused_since.get_or_insert(now);
                 mirrored.fetching = Fetching::Paused(Timestamp(now.0 + self.config.retry_ms));

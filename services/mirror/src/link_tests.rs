@@ -87,6 +87,7 @@ fn state(log: &[Frame], appended: u64, durable: u64) -> CopyState {
         hlc: mark(durable).hlc,
         leads: Some(EPOCH),
         follows: false,
+        is_past: false,
         fault: None,
     }
 }
@@ -541,4 +542,35 @@ fn another_leadership_asks_from_where_the_log_ends_then_and_holds_no_credit() {
         (epoch, Seq(3)),
         "the origin hears under which leadership it is durable"
     );
+}
+
+/// A past incarnation's shard is asked for everywhere, and most sources have no more of it than this region.
+#[test]
+fn a_source_that_holds_less_of_a_past_incarnation_is_no_reason_to_turn() {
+    for is_past in [true, false] {
+        let a = log(shard(0), 1, 5, 10);
+        let mut rig = Rig::new();
+        rig.step(LinkInput::Copy(shard(0), CopyState { is_past, ..state(&a, 5, 5) }));
+        rig.step(LinkInput::Connected);
+        rig.refused(shard(0), RefusedReason::Behind);
+        let (mut asked, mut turned) = (0, 0);
+        for _ in 0..300 {
+            for effect in rig.pass(100, true) {
+                match effect {
+                    LinkEffect::Fetch { .. } => {
+                        asked += 1;
+                        rig.refused(shard(0), RefusedReason::Behind);
+                    }
+                    LinkEffect::Reconnect => turned += 1,
+                    _ => {}
+                }
+            }
+        }
+        if is_past {
+            assert!(turned == 0 && (2..=4).contains(&asked), "turned {turned} times, asked {asked} times");
+            assert_eq!(rig.status().state, LinkState::Live);
+        } else {
+            assert!(turned > 0, "one that only lags is turned away from");
+        }
+    }
 }

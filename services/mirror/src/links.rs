@@ -162,6 +162,7 @@ fn copy_state(shard: ShardId, progress: &Progress) -> CopyState {
         hlc: progress.hlc,
         leads: progress.leads,
         follows: progress.follows.is_some(),
+        is_past: false,
         fault: fault.or(damaged),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use meridian_batch::Producer;
 use meridian_storage::index::{PRODUCER_BATCHES, ProducerState, RememberedBatch};
-use meridian_types::{Hlc, Offset, Partition, ProducerEpoch, ProducerId, Seq, StreamId};
+use meridian_types::{Hlc, Offset, Origin, Partition, ProducerEpoch, ProducerId, Seq, StreamId};
 
 /// A producer in a lane of this shard.
 pub(crate) type Who = (StreamId, Partition, ProducerId);
@@ -16,6 +16,8 @@ pub enum Verdict {
     New,
     /// A retry of this one.
     Duplicate(RememberedBatch),
+    /// A retry of this one, which an earlier incarnation of the region wrote.
+    DuplicateOf(Origin, RememberedBatch),
     /// Of an older epoch than this.
     Fenced(ProducerEpoch),
     /// Nothing is known of the producer, and this is not its first.
@@ -28,11 +30,21 @@ pub enum Verdict {
 /// ([`Producers::learn`]), so memory is bounded by the cache, and forgetting loses nothing.
 #[derive(Debug)]
 pub struct Producers {
-    known: BTreeMap<Who, (u64, Option<ProducerState>)>,
+    known: BTreeMap<Who, Known>,
     clock: u64,
     capacity: usize,
     /// How many were looked up since the last clearing.
     learnt: usize,
+}
+
+/// What is known of a producer.
+#[derive(Debug, Default)]
+struct Known {
+    /// When it was last used, by [`Producers::clock`].
+    used: u64,
+    state: Option<ProducerState>,
+    /// What it wrote in the newest earlier incarnation that knows it: a restored region goes on from there.
+    past: Option<(Origin, ProducerState)>,
 }
 
 impl Producers {
@@ -55,7 +67,21 @@ impl Producers {
         state: Option<ProducerState>,
     ) {
         self.clock += 1;
-        self.known.entry((stream, partition, id)).or_insert((self.clock, state));
+        let learnt = Known { used: self.clock, state, past: None };
+        self.known.entry((stream, partition, id)).or_insert(learnt);
+    }
+
+    /// What an earlier incarnation of the region has of a producer that was just learnt.
+    pub fn learn_past(
+        &mut self,
+        stream: StreamId,
+        partition: Partition,
+        id: ProducerId,
+        past: (Origin, ProducerState),
+    ) {
+        if let Some(known) = self.known.get_mut(&(stream, partition, id)) {
+            known.past = Some(past);
+        }
     }
 
     /// Makes room before another one is learnt. Without it producers whose batches are all refused, so that nothing is
@@ -78,12 +104,13 @@ impl Producers {
         events: u32,
     ) -> Verdict {
         self.clock += 1;
-        let Some((used, state)) = self.known.get_mut(&(stream, partition, producer.id)) else {
+        let Some(known) = self.known.get_mut(&(stream, partition, producer.id)) else {
             return Verdict::Expired;
         };
-        *used = self.clock;
+        known.used = self.clock;
         let first = producer.sequence.get();
-        let Some(state) = state else {
+        let past = known.past.as_ref();
+        let Some(state) = known.state.as_ref().or(past.map(|(_, state)| state)) else {
             return if first == 0 { Verdict::New } else { Verdict::Expired };
         };
         if producer.epoch < state.epoch {
@@ -93,10 +120,16 @@ impl Producers {
             return if first == 0 { Verdict::New } else { Verdict::OutOfSequence(0) };
         }
         let last = producer.sequence.plus(events.saturating_sub(1)).get();
-        if let Some(original) =
-            state.batches.iter().find(|b| b.first_sequence == first && b.last_sequence == last)
+        let of = |state: &ProducerState| {
+            state.batches.iter().find(|b| b.first_sequence == first && b.last_sequence == last).copied()
+        };
+        if let Some(original) = known.state.as_ref().and_then(of) {
+            return Verdict::Duplicate(original);
+        }
+        if let Some((origin, past)) = past.filter(|(_, past)| past.epoch == producer.epoch)
+            && let Some(original) = of(past)
         {
-            return Verdict::Duplicate(*original);
+            return Verdict::DuplicateOf(*origin, original);
         }
         let expected = state.batches.last().map_or(0, |b| next_sequence(b.last_sequence));
         if first == expected { Verdict::New } else { Verdict::OutOfSequence(expected) }
@@ -118,16 +151,16 @@ impl Producers {
             seq,
             hlc,
         };
-        let (used, state) = self.known.entry((stream, partition, producer.id)).or_insert((self.clock, None));
-        *used = self.clock;
-        match state {
+        let known = self.known.entry((stream, partition, producer.id)).or_default();
+        known.used = self.clock;
+        match &mut known.state {
             Some(state) if state.epoch == producer.epoch => {
                 if state.batches.len() == PRODUCER_BATCHES {
                     state.batches.remove(0);
                 }
                 state.batches.push(batch);
             }
-            _ => *state = Some(ProducerState { epoch: producer.epoch, batches: vec![batch] }),
+            state => *state = Some(ProducerState { epoch: producer.epoch, batches: vec![batch] }),
         }
     }
 
@@ -140,10 +173,10 @@ impl Producers {
         let mut idle: Vec<(u64, Who)> = self
             .known
             .iter()
-            .filter(|(_, (_, state))| {
-                state.as_ref().and_then(|s| s.batches.last()).is_none_or(|batch| batch.seq <= applied)
+            .filter(|(_, known)| {
+                known.state.as_ref().and_then(|s| s.batches.last()).is_none_or(|batch| batch.seq <= applied)
             })
-            .map(|(who, (used, _))| (*used, *who))
+            .map(|(who, known)| (known.used, *who))
             .collect();
         idle.sort_unstable();
         let surplus = self.known.len().saturating_sub(self.capacity);
@@ -236,6 +269,26 @@ mod tests {
         let state = ProducerState { epoch: ProducerEpoch(0), batches: vec![last] };
         producers.learn(LANE.0, LANE.1, ProducerId(7), Some(state));
         assert_eq!(judge(&mut producers, 0, 0, 3), Verdict::New);
+    }
+
+    /// Of a region that was restored: what was acknowledged before is answered from there, and nothing is stored twice.
+    #[test]
+    fn a_new_incarnation_goes_on_where_the_one_before_ended() {
+        let old = with(3);
+        let past = old.known[&(LANE.0, LANE.1, ProducerId(7))].state.clone().unwrap();
+        let origin = Origin::first(meridian_types::RegionId(4));
+        let mut producers = Producers::new(8);
+        producers.learn(LANE.0, LANE.1, ProducerId(7), None);
+        producers.learn_past(LANE.0, LANE.1, ProducerId(7), (origin, past));
+        let Verdict::DuplicateOf(of, original) = judge(&mut producers, 0, 20, 10) else { panic!("a twin") };
+        assert_eq!((of, original.base_offset), (origin, Offset(20)));
+        assert_eq!(judge(&mut producers, 0, 0, 1), Verdict::OutOfSequence(30));
+        assert_eq!(judge(&mut producers, 0, 30, 1), Verdict::New);
+        producers.appended(LANE, producer(0, 30), 1, (Offset(0), Seq(2), Hlc(9)));
+        assert!(matches!(judge(&mut producers, 0, 30, 1), Verdict::Duplicate(_)));
+        assert!(matches!(judge(&mut producers, 0, 10, 10), Verdict::DuplicateOf(..)), "still");
+        assert_eq!(judge(&mut producers, 0, 31, 1), Verdict::New);
+        assert_eq!(judge(&mut producers, 1, 0, 1), Verdict::New, "a new epoch begins anew");
     }
 
     #[test]

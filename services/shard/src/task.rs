@@ -3,9 +3,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use meridian_storage::index::{FrameEffects, Index};
+use meridian_storage::index::{FrameEffects, Index, IndexError, ProducerState};
 use meridian_storage::{Chain, Entry, Frame, FrameKind, Place, Submission, WriterHandle};
-use meridian_types::{Clock, Hlc, LeaderEpoch, NodeId, Seq, ShardId};
+use meridian_types::{Clock, Hlc, Incarnation, Lane, LeaderEpoch, NodeId, Origin, ProducerId, Seq, ShardId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::message::LogPoint;
@@ -374,9 +374,11 @@ impl Running {
         if !self.task.replica.must_learn(stream, partition, id) {
             return;
         }
-        let lane = meridian_types::Lane { stream, partition, origin: self.task.shard.origin };
-        match self.task.index.producer(lane, id) {
-            Ok(state) => self.task.replica.learn(stream, partition, id, state),
+        let lane = Lane { stream, partition, origin: self.task.shard.origin };
+        let index = &self.task.index;
+        let learnt = index.producer(lane, id).and_then(|state| Ok((state, past(index, lane, id)?)));
+        match learnt {
+            Ok((state, past)) => self.task.replica.learn(stream, partition, id, state, past),
             Err(error) => self.die(format!("the index cannot be read: {error}")),
         }
     }
@@ -576,4 +578,16 @@ fn point_of(entry: &Entry) -> Option<LogPoint> {
     let Entry::Frame(frame) = entry else { return None };
     let header = &frame.header;
     Some(LogPoint { seq: header.seq, epoch: header.log_epoch, chain: header.chain })
+}
+
+/// What the newest of the region's earlier incarnations that knows a producer has of it. A partition keeps its shard's
+/// number, so that replica is here where the sets of the two shards are alike.
+fn past(index: &Index, lane: Lane, id: ProducerId) -> Result<Option<(Origin, ProducerState)>, IndexError> {
+    for incarnation in (1..lane.origin.incarnation.0).rev().map(Incarnation) {
+        let origin = Origin { incarnation, ..lane.origin };
+        if let Some(state) = index.producer(Lane { origin, ..lane }, id)? {
+            return Ok(Some((origin, state)));
+        }
+    }
+    Ok(None)
 }

@@ -221,7 +221,9 @@ impl World {
         {
             let lane = Lane { stream: publish.stream, partition: publish.partition, origin: shard.origin };
             match index.producer(lane, producer.id) {
-                Ok(state) => host.replica.learn(publish.stream, publish.partition, producer.id, state),
+                Ok(state) => {
+                    host.replica.learn(publish.stream, publish.partition, producer.id, state, None);
+                }
                 Err(error) => return self.judge(Law::OwnChecks, Err(error.to_string())),
             }
             self.met.met("replica: producer learnt from the index");

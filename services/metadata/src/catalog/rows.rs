@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use meridian_types::{
-    DiskUuid, Incarnation, NodeId, Origin, RegionId, RegionName, StreamId, StreamName, TenantId, TenantName,
-    Timestamp,
+    DiskUuid, Incarnation, NodeId, Origin, RegionId, RegionName, ShardId, ShardNo, StreamId, StreamName,
+    TenantId, TenantName, Timestamp,
 };
 
 /// A failure domain.
@@ -24,6 +24,18 @@ impl RegionRow {
     /// The writer of the region's lanes now.
     pub const fn origin(&self) -> Origin {
         Origin { region: self.id, incarnation: self.incarnation }
+    }
+
+    /// Every writer that the region has had, the present one last. Each has as many shards as the others, so a partition
+    /// keeps its shard's number.
+    pub fn origins(&self) -> impl Iterator<Item = Origin> + use<> {
+        let region = self.id;
+        (1..=self.incarnation.0).map(move |no| Origin { region, incarnation: Incarnation(no) })
+    }
+
+    /// The shards of a writer of this region.
+    pub fn shards_of(&self, origin: Origin) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.shards).map(move |no| ShardId { origin, no: ShardNo(no) })
     }
 }
 

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meridian_batch::{Producer, stamped};
-use meridian_storage::index::ProducerState;
+use meridian_storage::index::{ProducerState, RememberedBatch};
 use meridian_storage::{Chain, Frame, FrameHeader, FrameKind};
 use meridian_types::mutant::{self, Mutant};
 use meridian_types::{
-    Hlc, Lane, LeaderEpoch, NodeId, Offset, Partition, Seq, SetVersion, StreamId, TenantId, Timestamp,
+    Hlc, Lane, LeaderEpoch, NodeId, Offset, Origin, Partition, Seq, SetVersion, StreamId, TenantId, Timestamp,
 };
 
 use super::{Home, Replica, Role};
@@ -60,10 +60,19 @@ pub(super) struct Leader {
 
 impl Leader {
     /// See [`Replica::learn`].
-    pub fn learn(&mut self, who: Who, state: Option<ProducerState>, applied: Seq) {
+    pub fn learn(
+        &mut self,
+        who: Who,
+        state: Option<ProducerState>,
+        past: Option<(Origin, ProducerState)>,
+        applied: Seq,
+    ) {
         let (stream, partition, id) = who;
         self.producers.make_room(applied);
         self.producers.learn(stream, partition, id, state);
+        if let Some(past) = past {
+            self.producers.learn_past(stream, partition, id, past);
+        }
         for batch in self.inherited.get(&who).into_iter().flatten() {
             // What is applied by now is in the index's state.
             if batch.at.1 > applied {
@@ -179,6 +188,12 @@ impl Replica {
                         leader.waiting.push_back(Waiting { request, ack });
                     }
                     return;
+                }
+                // An earlier incarnation's frames are all committed: it writes no more.
+                Verdict::DuplicateOf(origin, RememberedBatch { base_offset, seq, hlc, .. }) => {
+                    let lane = Lane { origin, ..lane };
+                    let ack = Ack { lane, base_offset, seq, hlc, duplicate: true };
+                    return out.push(Effect::Ack { request, ack });
                 }
                 Verdict::Fenced(current) => {
                     return refuse(Reject::ProducerFenced { got: producer.epoch, current });

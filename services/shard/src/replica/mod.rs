@@ -19,7 +19,7 @@ use meridian_storage::index::{AppliedMark, ProducerState};
 use meridian_storage::{Chain, Frame, FrameKind, Promise};
 use meridian_types::mutant::{self, Mutant};
 use meridian_types::{
-    Boot, Hlc, LeaderEpoch, LogEpoch, NodeId, Offset, Partition, ProducerId, Seq, ShardId, StreamId,
+    Boot, Hlc, LeaderEpoch, LogEpoch, NodeId, Offset, Origin, Partition, ProducerId, Seq, ShardId, StreamId,
     Timestamp,
 };
 
@@ -158,16 +158,18 @@ impl Replica {
         matches!(&self.role, Role::Leader(leader) if !leader.producers.knows(stream, partition, id))
     }
 
-    /// What the index holds of a producer, as of the applied mark.
+    /// What the index holds of a producer, as of the applied mark; and of an earlier incarnation's same shard, where it
+    /// has one that knows the producer.
     pub fn learn(
         &mut self,
         stream: StreamId,
         partition: Partition,
         id: ProducerId,
         state: Option<ProducerState>,
+        past: Option<(Origin, ProducerState)>,
     ) {
         if let Role::Leader(leader) = &mut self.role {
-            leader.learn((stream, partition, id), state, self.marks.applied);
+            leader.learn((stream, partition, id), state, past, self.marks.applied);
         }
     }
 

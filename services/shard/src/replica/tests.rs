@@ -33,7 +33,7 @@ impl Rig {
         if let Input::Publish(Publish { stream, partition, producer: Some(producer), .. }) = &input
             && self.replica.must_learn(*stream, *partition, producer.id)
         {
-            self.replica.learn(*stream, *partition, producer.id, None);
+            self.replica.learn(*stream, *partition, producer.id, None, None);
         }
         let mut out = Vec::new();
         self.replica.step(input, NOW, &mut out);
@@ -224,7 +224,7 @@ fn a_retry_after_a_restart_is_found_in_replayed_frames() {
         rig.replica.replay(frame).unwrap();
     }
     rig.lead(2, &[1]);
-    rig.replica.learn(StreamId(1), Partition(0), ProducerId(7), None);
+    rig.replica.learn(StreamId(1), Partition(0), ProducerId(7), None, None);
     rig.flush();
     let answered = acks(&rig.step(Input::Publish(publish(1, 4, Some((7, 0))))));
     assert!(answered[0].1.duplicate && answered[0].1.seq == Seq(2));

@@ -22,6 +22,8 @@ pub(crate) fn genesis(nodes: &[u32]) -> Genesis {
                 id: RegionId(id as u16),
                 name: RegionName::new(format!("r{id}")).unwrap(),
                 incarnation: Incarnation(1),
+                founders: vec![],
+                recovered: vec![],
                 shards: 16,
             })
             .collect(),

@@ -305,6 +305,8 @@ async fn found(
             name: region.name.clone(),
             incarnation: Incarnation(1),
             shards: region.shards,
+            founders: Vec::new(),
+            recovered: Vec::new(),
         })
         .collect();
     let nodes = config

@@ -27,7 +27,7 @@ fn level_of(change: &Change) -> u32 {
         | Change::DeleteStream(_)
         | Change::RegisterNode(_)
         | Change::RaiseFeatureLevel(_) => 1,
-        Change::RemoveNode(_) => NODES_CHANGE,
+        Change::RemoveNode(_) | Change::RestoreRegion(_) => NODES_CHANGE,
     }
 }
 
@@ -81,6 +81,7 @@ impl Catalog {
             Change::DeleteStream(id) => self.delete_stream(id),
             Change::RegisterNode(node) => self.register_node(node),
             Change::RemoveNode(id) => self.remove_node(id),
+            Change::RestoreRegion(restore) => self.restore_region(restore),
             Change::RaiseFeatureLevel(level) => self.raise_feature_level(level),
         }
     }

@@ -1,6 +1,8 @@
 //! What the catalog can be asked to do.
 
-use meridian_types::{ClusterUuid, NodeId, StreamId, StreamName, TenantId, Timestamp};
+use meridian_types::{
+    ClusterUuid, Incarnation, NodeId, RegionId, Seq, StreamId, StreamName, TenantId, Timestamp,
+};
 use uuid::Uuid;
 
 use super::rows::{NodeRow, RegionRow, StreamSettings};
@@ -49,6 +51,8 @@ pub enum Change {
     RegisterNode(NodeRow),
     /// Forget a node that no shard needs any more. Its id and its disk are refused for ever.
     RemoveNode(NodeId),
+    /// Have a region that lost a majority of its disks go on under its next incarnation.
+    RestoreRegion(RestoreRegion),
     /// Allow the commands of the next feature level.
     RaiseFeatureLevel(u32),
 }
@@ -86,4 +90,20 @@ pub struct UpdateStream {
     pub settings: StreamSettings,
     /// Refused where the stream's version is another; `None`: any.
     pub expected_version: Option<u64>,
+}
+
+/// A region to restore.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreRegion {
+    /// Which.
+    pub region: RegionId,
+    /// Its incarnation now, or the command is refused: two operators restore it once.
+    pub incarnation: Incarnation,
+    /// The nodes that decide in the region, of its placement group.
+    pub voters: Vec<NodeId>,
+    /// The nodes whose disks are lost, or given up. They and their disks are refused for ever.
+    pub lost: Vec<NodeId>,
+    /// By shard number: how far the incarnation that ends is known to reach somewhere. Publishing waits until the region
+    /// has that much of it again. Empty: it waits for nothing.
+    pub recovered: Vec<Seq>,
 }

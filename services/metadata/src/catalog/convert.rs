@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use meridian_types::{
-    ClusterUuid, DiskUuid, Incarnation, NodeId, RegionId, RegionName, StreamId, StreamName, TenantId,
+    ClusterUuid, DiskUuid, Incarnation, NodeId, RegionId, RegionName, Seq, StreamId, StreamName, TenantId,
     TenantName, Timestamp,
 };
 use meridian_wire::v1;
@@ -12,7 +12,7 @@ use meridian_wire::v1::catalog_command::Change as WireChange;
 use meridian_wire::v1::catalog_reply::Reply as WireReply;
 use uuid::Uuid;
 
-use super::command::{Change, Command, CreateStream, Genesis, RequestId, UpdateStream};
+use super::command::{Change, Command, CreateStream, Genesis, RequestId, RestoreRegion, UpdateStream};
 use super::reply::{Outcome, Refusal, RefusalCode, Reply};
 use super::rows::{NodeRow, RegionRow, StreamRow, StreamSettings, TenantRow};
 
@@ -59,6 +59,13 @@ impl From<&Command> for v1::CatalogCommand {
                 WireChange::RegisterNode(v1::CatalogRegisterNode { node: Some(node.into()) })
             }
             Change::RemoveNode(id) => WireChange::RemoveNode(v1::CatalogRemoveNode { id: id.0 }),
+            Change::RestoreRegion(restore) => WireChange::RestoreRegion(v1::CatalogRestoreRegion {
+                region: u32::from(restore.region.0),
+                incarnation: u32::from(restore.incarnation.0),
+                voters: restore.voters.iter().map(|node| node.0).collect(),
+                lost: restore.lost.iter().map(|node| node.0).collect(),
+                recovered: restore.recovered.iter().map(|seq| seq.0).collect(),
+            }),
             Change::RaiseFeatureLevel(level) => {
                 WireChange::RaiseFeatureLevel(v1::CatalogRaiseFeatureLevel { level: *level })
             }
@@ -97,6 +104,13 @@ impl TryFrom<v1::CatalogCommand> for Command {
                 register.node.ok_or_else(|| malformed("a registration without a node"))?.try_into()?,
             ),
             WireChange::RemoveNode(remove) => Change::RemoveNode(NodeId(remove.id)),
+            WireChange::RestoreRegion(restore) => Change::RestoreRegion(RestoreRegion {
+                region: RegionId(narrow("region", restore.region)?),
+                incarnation: Incarnation(narrow("incarnation", restore.incarnation)?),
+                voters: restore.voters.into_iter().map(NodeId).collect(),
+                lost: restore.lost.into_iter().map(NodeId).collect(),
+                recovered: restore.recovered.into_iter().map(Seq).collect(),
+            }),
             WireChange::RaiseFeatureLevel(raise) => Change::RaiseFeatureLevel(raise.level),
         };
         Ok(Self { request: request_id(&wire.request_id)?, at: Timestamp(wire.at_ms), change })
@@ -146,6 +160,8 @@ impl From<&RegionRow> for v1::CatalogRegion {
             name: region.name.to_string(),
             incarnation: u32::from(region.incarnation.0),
             shards: u32::from(region.shards),
+            founders: region.founders.iter().map(|node| node.0).collect(),
+            recovered: region.recovered.iter().map(|seq| seq.0).collect(),
         }
     }
 }
@@ -159,6 +175,8 @@ impl TryFrom<v1::CatalogRegion> for RegionRow {
             name: RegionName::new(wire.name).map_err(|e| name(&e))?,
             incarnation: Incarnation(narrow("incarnation", wire.incarnation)?),
             shards: narrow("shards", wire.shards)?,
+            founders: wire.founders.into_iter().map(NodeId).collect(),
+            recovered: wire.recovered.into_iter().map(Seq).collect(),
         })
     }
 }
@@ -257,6 +275,9 @@ impl From<&Outcome> for v1::CatalogReply {
                 WireReply::NodeRegistered(v1::CatalogNodeRegistered { node: Some(node.as_ref().into()) })
             }
             Outcome::NodeRemoved(id) => WireReply::NodeRemoved(v1::CatalogNodeRemoved { id: id.0 }),
+            Outcome::RegionRestored(region) => {
+                WireReply::RegionRestored(v1::CatalogRegionRestored { region: Some(region.as_ref().into()) })
+            }
             Outcome::FeatureLevelRaised(level) => {
                 WireReply::FeatureLevelRaised(v1::CatalogFeatureLevelRaised { level: *level })
             }
@@ -300,6 +321,9 @@ pub(super) fn reply_from_wire(wire: v1::CatalogReply) -> Result<Reply, Refusal> 
             registered.node.ok_or_else(|| malformed("a reply without its node"))?.try_into()?,
         )),
         WireReply::NodeRemoved(removed) => Outcome::NodeRemoved(NodeId(removed.id)),
+        WireReply::RegionRestored(restored) => Outcome::RegionRestored(Arc::new(
+            restored.region.ok_or_else(|| malformed("a reply without its region"))?.try_into()?,
+        )),
         WireReply::FeatureLevelRaised(raised) => Outcome::FeatureLevelRaised(raised.level),
     }))
 }

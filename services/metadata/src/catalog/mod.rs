@@ -10,6 +10,7 @@ mod convert;
 mod machine;
 mod nodes;
 mod reply;
+mod restore;
 mod rows;
 mod snapshot;
 mod state;
@@ -18,7 +19,7 @@ mod tests;
 
 pub(crate) use machine::reply_from_bytes;
 
-pub use command::{Change, Command, CreateStream, Genesis, RequestId, UpdateStream};
+pub use command::{Change, Command, CreateStream, Genesis, RequestId, RestoreRegion, UpdateStream};
 pub use reply::{Outcome, Refusal, RefusalCode, Reply};
 pub use rows::{NodeRow, RegionRow, StreamRow, StreamSettings, TenantRow};
 pub use state::Catalog;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use meridian_types::{ClusterUuid, NodeId};
 use meridian_wire::{ApiError, Reason, v1};
 
-use super::rows::{NodeRow, StreamRow};
+use super::rows::{NodeRow, RegionRow, StreamRow};
 
 /// What a command came to.
 pub type Reply = Result<Outcome, Refusal>;
@@ -30,6 +30,8 @@ pub enum Outcome {
     NodeRegistered(Arc<NodeRow>),
     /// The node is gone.
     NodeRemoved(NodeId),
+    /// The region as it is from now on.
+    RegionRestored(Arc<RegionRow>),
     /// The level in force.
     FeatureLevelRaised(u32),
 }
@@ -72,7 +74,8 @@ impl From<Refusal> for ApiError {
             | RefusalCode::NodeNotFound
             | RefusalCode::NodeRemoved
             | RefusalCode::AddressTaken
-            | RefusalCode::LastNode => Reason::CatalogRefused,
+            | RefusalCode::LastNode
+            | RefusalCode::RegionHealthy => Reason::CatalogRefused,
         };
         Self::new(reason, refusal.message)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use meridian_types::{
-    DiskUuid, Incarnation, NodeId, Origin, RegionId, RegionName, ShardId, ShardNo, StreamId, StreamName,
+    DiskUuid, Incarnation, NodeId, Origin, RegionId, RegionName, Seq, ShardId, ShardNo, StreamId, StreamName,
     TenantId, TenantName, Timestamp,
 };
 
@@ -16,8 +16,12 @@ pub struct RegionRow {
     pub name: RegionName,
     /// The incarnation that writes now.
     pub incarnation: Incarnation,
-    /// How many shards that incarnation has, fixed for it.
+    /// How many shards each incarnation has.
     pub shards: u16,
+    /// The nodes that found the placement of this incarnation. Empty: those of the genesis.
+    pub founders: Vec<NodeId>,
+    /// By shard number: how far the incarnation before is to be held again before this one takes publishes.
+    pub recovered: Vec<Seq>,
 }
 
 impl RegionRow {

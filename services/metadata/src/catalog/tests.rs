@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_types::{
-    ClusterUuid, DiskUuid, Incarnation, NodeId, RegionId, RegionName, StreamId, StreamName, TenantId,
+    ClusterUuid, DiskUuid, Incarnation, NodeId, RegionId, RegionName, Seq, StreamId, StreamName, TenantId,
     TenantName, Timestamp,
 };
 use proptest::prelude::*;
 use prost::Message as _;
+use std::sync::Arc;
 use uuid::Uuid;
 
 use super::*;
@@ -19,6 +20,8 @@ fn region(id: u16, name: &str) -> RegionRow {
         name: RegionName::new(name).unwrap(),
         incarnation: Incarnation(1),
         shards: 16,
+        founders: vec![],
+        recovered: vec![],
     }
 }
 
@@ -399,4 +402,62 @@ proptest! {
         let _ = Catalog::restore(&bytes);
         let _ = machine::reply_from_bytes(&bytes);
     }
+}
+
+fn restore(incarnation: u16, voters: &[u32], lost: &[u32], recovered: usize) -> Change {
+    let ids = |nodes: &[u32]| nodes.iter().map(|&id| NodeId(id)).collect::<Vec<_>>();
+    Change::RestoreRegion(RestoreRegion {
+        region: RegionId(1),
+        incarnation: Incarnation(incarnation),
+        voters: ids(voters),
+        lost: ids(lost),
+        recovered: vec![Seq(7); recovered],
+    })
+}
+
+/// A region of three, two of whose disks are lost and replaced.
+fn wounded() -> Catalog {
+    let mut nodes = vec![node(1, 1, 0xD1), node(3, 1, 0xD3), node(4, 1, 0xD4), node(2, 2, 0xD2)];
+    let mut catalog = Catalog::default();
+    let genesis = Genesis { nodes: nodes.drain(..).collect(), ..genesis() };
+    catalog.apply(at(1, Change::Genesis(genesis))).unwrap();
+    for (id, disk) in [(5, 0xD5), (6, 0xD6)] {
+        catalog.apply(at(2, Change::RegisterNode(node(id, 1, disk)))).unwrap();
+    }
+    catalog
+}
+
+#[test]
+fn a_region_that_lost_its_majority_goes_on_as_its_next_incarnation() {
+    let mut catalog = wounded();
+    let restored = catalog.apply(at(3, restore(1, &[1, 3, 4], &[3, 4], 16))).unwrap();
+    let row = Arc::clone(catalog.region(RegionId(1)).unwrap());
+    assert_eq!(restored, Outcome::RegionRestored(Arc::clone(&row)));
+    assert_eq!((row.incarnation, row.shards, row.recovered.len()), (Incarnation(2), 16, 16));
+    assert_eq!(row.founders, [NodeId(1), NodeId(5), NodeId(6)]);
+    assert_eq!(row.origins().map(|origin| origin.incarnation.0).collect::<Vec<_>>(), [1, 2]);
+    for lost in [3, 4] {
+        assert!(catalog.is_removed(NodeId(lost)) && catalog.node(NodeId(lost)).is_none());
+    }
+    let disk_again = catalog.apply(at(4, Change::RegisterNode(node(9, 1, 0xD3))));
+    assert_eq!(code(disk_again), RefusalCode::NodeRemoved, "given up for ever");
+    let bytes = catalog.snapshot();
+    assert_eq!(Catalog::restore(&bytes).unwrap(), catalog, "and all of it is in a snapshot");
+}
+
+#[test]
+fn a_region_is_restored_once_and_never_while_it_has_its_majority() {
+    let catalog = wounded();
+    let refused = |change: Change| code(catalog.clone().apply(at(3, change)));
+    assert_eq!(refused(restore(1, &[1, 3, 4], &[3], 16)), RefusalCode::RegionHealthy);
+    assert_eq!(refused(restore(1, &[], &[3, 4], 16)), RefusalCode::RegionHealthy);
+    assert_eq!(refused(restore(2, &[1, 3, 4], &[3, 4], 16)), RefusalCode::VersionConflict);
+    assert_eq!(refused(restore(1, &[1, 3, 4], &[3, 2], 16)), RefusalCode::NodeNotFound, "of another region");
+    assert_eq!(refused(restore(1, &[1, 3, 4], &[3, 4], 3)), RefusalCode::Malformed);
+    assert_eq!(refused(restore(1, &[1, 3, 4], &[1, 3, 4, 5, 6], 16)), RefusalCode::LastNode);
+    let mut twice = catalog.clone();
+    twice.apply(at(3, restore(1, &[1, 3, 4], &[3, 4], 16))).unwrap();
+    let after = twice.clone();
+    assert_eq!(code(twice.apply(at(4, restore(1, &[1, 3, 4], &[3, 4], 16)))), RefusalCode::VersionConflict);
+    assert_eq!(twice, after, "a refusal changes nothing");
 }

@@ -1,0 +1,88 @@
+//! How a region that lost a majority of its disks comes back: as a whole, under a new incarnation.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use meridian_types::{Incarnation, NodeId};
+
+use super::apply::{malformed, refuse};
+use super::command::RestoreRegion;
+use super::reply::{Outcome, Refusal, RefusalCode as Code, Reply};
+use super::rows::RegionRow;
+use super::state::Catalog;
+
+impl Catalog {
+    /// The entry that fences what was: the lost disks are refused for ever, the old incarnation writes no more, and the
+    /// nodes that the region still has found its placement anew.
+    pub(super) fn restore_region(&mut self, restore: RestoreRegion) -> Reply {
+        let region = self
+            .region(restore.region)
+            .cloned()
+            .ok_or_else(|| refuse(Code::RegionNotFound, format!("there is no region {}", restore.region)))?;
+        if region.incarnation != restore.incarnation {
+            return Err(refuse(
+                Code::VersionConflict,
+                format!(
+                    "region {} is at incarnation {}, not {}: another restore came first; look at it again",
+                    region.name, region.incarnation, restore.incarnation
+                ),
+            ));
+        }
+        if region.incarnation.0 == u16::MAX {
+            return Err(malformed(format!("region {} has no incarnations left", region.name)));
+        }
+        if !restore.recovered.is_empty() && restore.recovered.len() != usize::from(region.shards) {
+            return Err(malformed(format!(
+                "region {} has {} shards; name the end of each, or of none",
+                region.name, region.shards
+            )));
+        }
+        let founders = self.check_lost(&region, &restore)?;
+        for id in &restore.lost {
+            if let Some(row) = self.node(*id).cloned() {
+                self.nodes.remove_mut(id);
+                self.removed.insert_mut(*id, row.disk);
+            }
+        }
+        let incarnation = Incarnation(region.incarnation.0 + 1);
+        let row =
+            RegionRow { incarnation, founders, recovered: restore.recovered, ..RegionRow::clone(&region) };
+        let row = Arc::new(row);
+        self.regions.insert_mut(row.id, Arc::clone(&row));
+        Ok(Outcome::RegionRestored(row))
+    }
+
+    /// Who founds the region's placement anew.
+    fn check_lost(&self, region: &RegionRow, restore: &RestoreRegion) -> Result<Vec<NodeId>, Refusal> {
+        let lost: BTreeSet<NodeId> = restore.lost.iter().copied().collect();
+        let voted: BTreeSet<NodeId> = restore.voters.iter().copied().collect();
+        let is_of = |id: &NodeId| self.node(*id).is_some_and(|row| row.region == region.id);
+        if let Some(id) = lost.iter().find(|id| !is_of(id) && !self.is_removed(**id)) {
+            return Err(refuse(
+                Code::NodeNotFound,
+                format!("node {id} is not of region {}; list the nodes", region.name),
+            ));
+        }
+        let left = voted.difference(&lost).count();
+        if voted.is_empty() || left > voted.len() / 2 {
+            return Err(refuse(
+                Code::RegionHealthy,
+                format!(
+                    "region {} has {left} of the {} nodes that decide in it, which is a majority: it needs no new \
+                     incarnation; start them, or replace the lost ones one by one",
+                    region.name,
+                    voted.len()
+                ),
+            ));
+        }
+        let rest = self.nodes().filter(|row| row.region == region.id && !lost.contains(&row.id));
+        let founders: Vec<NodeId> = rest.map(|row| row.id).collect();
+        if founders.is_empty() {
+            return Err(refuse(
+                Code::LastNode,
+                format!("region {} would have no node; add new ones first: meridian node add", region.name),
+            ));
+        }
+        Ok(founders)
+    }
+}

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::{self, Failure, Outcome};
-use crate::{consume, demo, dev, format, lag, node, publish, serve, shard, stream, verify};
+use crate::{consume, demo, dev, format, lag, node, publish, region, serve, shard, stream, verify};
 
 /// Meridian, a globally distributed event bus: publish in any region, read the same bytes everywhere.
 #[derive(Debug, Parser)]
@@ -38,6 +38,9 @@ pub enum Command {
     /// The shards: who leads them, who has replicas, how far they are; move a replica.
     #[command(subcommand, after_help = exit::TABLE)]
     Shard(shard::Command),
+    /// A region as a whole: how many replicas it keeps.
+    #[command(subcommand, after_help = exit::TABLE)]
+    Region(region::Command),
     /// Run a world of regions on this machine, with a simulated WAN between them.
     #[command(after_help = exit::TABLE)]
     Dev(dev::Args),
@@ -63,6 +66,7 @@ impl Command {
             Self::Lag(args) => block_on(lag::run(args)),
             Self::Node(command) => block_on(node::run(command)),
             Self::Shard(command) => block_on(shard::run(command)),
+            Self::Region(command) => block_on(region::run(command)),
             Self::Dev(args) => block_on(dev::run(args)),
             Self::Serve(args) => serve::run(&args),
             Self::Format(args) => format::run(&args),
@@ -110,6 +114,7 @@ mod tests {
             "meridian node remove 2 --endpoint a:1",
             "meridian shard list --cluster c.json",
             "meridian shard move --shard us/3 --from 1 --to 4 --cluster c.json --region us",
+            "meridian region set-replication 5 --cluster c.json --region us",
             "meridian verify flights --json --cluster c.json",
             "meridian lag --watch --json --cluster c.json",
             "meridian dev --regions us,eu --nodes 1 --data d --base-port 7401 --wan us-eu=80ms --processes --respawn",

@@ -17,6 +17,7 @@ mod node;
 mod output;
 mod publish;
 mod reader;
+mod region;
 mod serve;
 mod shard;
 mod stream;

@@ -47,6 +47,7 @@ impl Cluster {
             node: self.0.me().node.0,
             region: self.0.me().region.to_string(),
             catalog_leader: self.0.catalog().status().leader.map(|node| node.0),
+            replication: u32::try_from(self.0.region().placement().replication()).unwrap_or(u32::MAX),
         }
     }
 
@@ -269,5 +270,13 @@ impl v1::cluster_service_server::ClusterService for Cluster {
     ) -> Result<Response<v1::MoveShardResponse>, Status> {
         let request = request.into_inner();
         self.0.answer(self.0.move_replica(&request).await)
+    }
+
+    async fn set_replication(
+        &self,
+        request: Request<v1::SetReplicationRequest>,
+    ) -> Result<Response<v1::SetReplicationResponse>, Status> {
+        let request = request.into_inner();
+        self.0.answer(self.0.set_replication(&request).await)
     }
 }

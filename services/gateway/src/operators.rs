@@ -40,6 +40,19 @@ impl Gateway {
         Ok(v1::MoveShardResponse {})
     }
 
+    /// Has more or fewer replicas kept.
+    pub(crate) async fn set_replication(
+        &self,
+        request: &v1::SetReplicationRequest,
+    ) -> Result<v1::SetReplicationResponse, ApiError> {
+        let replicas = u8::try_from(request.replicas).map_err(|_| {
+            let why = format!("{} replicas of a shard are out of range; 3 or 5 are usual", request.replicas);
+            ApiError::new(Reason::InvalidArgument, why)
+        })?;
+        self.wish(Change::SetReplication { replicas }).await?;
+        Ok(v1::SetReplicationResponse {})
+    }
+
     pub(crate) async fn wish(&self, change: Change) -> Result<(), ApiError> {
         self.check_ready()?;
         self.region().wish(change).await.map_err(|error| match error {

@@ -240,13 +240,19 @@ impl GroupHandle<Placement> {
             return Err(BootstrapError::NotAFounder { node: me.node });
         }
         let cluster = found.cluster;
+        // What the machine would refuse must not make voters.
+        Placement::default().change(placement::Change::Found(found.clone()))?;
         let members = found.nodes.iter().map(|node| (node.node, node.peer_address.clone())).collect();
         self.run(move |shared| async move { initialize(&shared, cluster, members).await }).await??;
         let command = placement::Command { changes: vec![placement::Change::Found(found)] };
         let reply = self.propose_bytes(command.to_bytes(), within).await?;
-        // Refused where it was done before: then the state says so.
-        let _ = placement::reply_from_bytes(&reply).map_err(ProposeError::from)?;
-        Ok(())
+        let outcomes = placement::reply_from_bytes(&reply).map_err(ProposeError::from)?;
+        match outcomes.into_iter().next() {
+            Some(Err(refusal)) if refusal.code != placement::RefusalCode::AlreadyFounded => {
+                Err(refusal.into())
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -107,6 +107,9 @@ pub enum BootstrapError {
     /// The catalog refused.
     #[error("the catalog refuses the genesis: {0}")]
     Refused(#[from] Refusal),
+    /// Placement refused.
+    #[error("placement refuses the founding of the region: {0}")]
+    Placement(#[from] crate::placement::Refusal),
 }
 
 /// What one try came to.

@@ -28,6 +28,7 @@ impl Placement {
             Change::Drain { node } => self.drain(node),
             Change::Undrain { node } => self.undrain(node),
             Change::Remove { node } => self.remove(node),
+            Change::SetReplication { replicas } => self.set_replication(replicas),
             Change::Create { shard, members } => self.create(shard, members),
             Change::Begin { shard, epoch } => self.begin(shard, epoch),
             Change::Elect { shard, epoch, node, boot } => self.elect(shard, epoch, node, boot),

@@ -32,6 +32,11 @@ pub enum Change {
         /// Which.
         node: NodeId,
     },
+    /// How many replicas a shard shall have from now on. Sets follow one node at a time.
+    SetReplication {
+        /// From 1, and no more than there are active nodes.
+        replicas: u8,
+    },
     /// Make a shard's row.
     Create {
         /// Which.

@@ -46,6 +46,9 @@ impl From<&Change> for v1::PlacementChange {
             Change::Drain { node } => Wire::Drain(v1::PlacementDrain { node: node.0 }),
             Change::Undrain { node } => Wire::Undrain(v1::PlacementUndrain { node: node.0 }),
             Change::Remove { node } => Wire::Remove(v1::PlacementRemove { node: node.0 }),
+            Change::SetReplication { replicas } => {
+                Wire::SetReplication(v1::PlacementSetReplication { replicas: u32::from(*replicas) })
+            }
             Change::Create { shard, members } => {
                 Wire::Create(v1::PlacementCreate { shard: Some((*shard).into()), members: numbers(members) })
             }
@@ -92,6 +95,7 @@ impl TryFrom<v1::PlacementChange> for Change {
             Wire::Drain(drain) => Self::Drain { node: NodeId(drain.node) },
             Wire::Undrain(undrain) => Self::Undrain { node: NodeId(undrain.node) },
             Wire::Remove(remove) => Self::Remove { node: NodeId(remove.node) },
+            Wire::SetReplication(set) => Self::SetReplication { replicas: narrow("replicas", set.replicas)? },
             Wire::Create(create) => {
                 Self::Create { shard: shard(create.shard)?, members: nodes(create.members) }
             }

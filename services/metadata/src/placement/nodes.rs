@@ -113,6 +113,27 @@ impl Placement {
         Ok(())
     }
 
+    pub(super) fn set_replication(&mut self, replicas: u8) -> Outcome {
+        let active = self.nodes().filter(|(_, row)| row.state == NodeState::Active).count();
+        if replicas == 0 {
+            return Err(malformed(
+                "a shard has at least one replica; three survive the loss of any one node",
+            ));
+        }
+        if usize::from(replicas) > active.max(self.replication()) {
+            return Err(refuse(
+                Code::NoRoom,
+                format!(
+                    "{replicas} replicas need as many active nodes, and there are {active}; add nodes first"
+                ),
+            ));
+        }
+        if let Some(founded) = &mut self.founded {
+            founded.replication = replicas;
+        }
+        Ok(())
+    }
+
     pub(super) fn undrain(&mut self, node: NodeId) -> Outcome {
         self.known_node(node)?.state = NodeState::Active;
         Ok(())

@@ -294,6 +294,7 @@ fn any_change() -> impl Strategy<Value = Change> {
         4 => (id(), epoch()).prop_map(|(shard, epoch)| Change::Settle { shard, epoch }),
         2 => (id(), node(), node()).prop_map(|(shard, from, to)| Change::Move { shard, from, to }),
         1 => id().prop_map(|shard| Change::CancelMove { shard }),
+        1 => (0u8..6).prop_map(|replicas| Change::SetReplication { replicas }),
         1 => Just(found(&[1, 2], 3)),
     ]
 }
@@ -357,4 +358,19 @@ fn a_nil_uuid_is_refused_and_a_node_zero_too() {
         nodes: vec![join(1)],
     });
     assert_eq!(refused(&mut Placement::default(), nobody), RefusalCode::Malformed);
+}
+
+#[test]
+fn replication_is_what_was_last_asked_for_and_never_more_than_can_be() {
+    let mut state = Placement::default();
+    state.change(found(&[1, 2, 3, 4, 5], 3)).unwrap();
+    for replicas in [5, 5, 3, 1] {
+        state.change(Change::SetReplication { replicas }).unwrap();
+        assert_eq!(state.replication(), usize::from(replicas));
+    }
+    let before = state.clone();
+    let refused = |replicas| before.clone().change(Change::SetReplication { replicas }).unwrap_err().code;
+    assert_eq!((refused(0), refused(6)), (RefusalCode::Malformed, RefusalCode::NoRoom));
+    state.change(Change::SetReplication { replicas: 6 }).unwrap_err();
+    assert_eq!(state, before, "a refusal changes nothing");
 }

@@ -254,6 +254,15 @@ impl Admin {
         self.call(|channel| async move { cluster(channel).move_shard(request).await }).await.map(|_| ())
     }
 
+    /// How many replicas the region keeps of each shard and copy from now on. Answered once it is decided.
+    ///
+    /// # Errors
+    /// [`SdkError`].
+    pub async fn set_replication(&self, replicas: u32) -> Result<(), SdkError> {
+        let request = v1::SetReplicationRequest { replicas };
+        self.call(|channel| async move { cluster(channel).set_replication(request).await }).await.map(|_| ())
+    }
+
     /// How far this region's links are.
     ///
     /// # Errors

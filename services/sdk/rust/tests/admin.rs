@@ -42,6 +42,13 @@ async fn streams_come_and_go() {
 }
 
 #[tokio::test]
+async fn how_many_replicas_a_region_keeps_is_asked_of_it() {
+    let server = FakeServer::start(6, 1);
+    client(std::slice::from_ref(&server.endpoint())).admin().set_replication(5).await.unwrap();
+    assert_eq!(server.store.lock().placement.asked, ["replicas 5"]);
+}
+
+#[tokio::test]
 async fn a_change_whose_answer_was_lost_is_no_error() {
     for seed in 0..40 {
         let server = FakeServer::start(seed, 1);

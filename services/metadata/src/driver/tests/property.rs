@@ -12,7 +12,7 @@ fn disturb(world: &mut World) {
     let nodes = world.nodes.len() as u32;
     let node = NodeId(world.rng.random_range(1..=nodes));
     let other = NodeId(world.rng.random_range(1..=nodes));
-    match world.rng.random_range(0..16) {
+    match world.rng.random_range(0..17) {
         0 | 1 => world.crash(node),
         2..=5 => {
             let hurt = world.rng.random_ratio(1, 4);
@@ -38,6 +38,10 @@ fn disturb(world: &mut World) {
             let shards = world.state.shards().count() as u16;
             let shard = shard(world.rng.random_range(0..shards));
             let _ = world.state.change(Change::Move { shard, from: node, to: other });
+        }
+        15 => {
+            let replicas = world.rng.random_range(1..=3);
+            let _ = world.state.change(Change::SetReplication { replicas });
         }
         _ => world.mend(),
     }

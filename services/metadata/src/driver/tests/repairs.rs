@@ -155,3 +155,18 @@ fn an_operators_move_is_checked_against_who_is_there() {
     assert_eq!(check(&bench, 4), Ok(()), "the same again");
     assert_eq!(check(&bench, 2), Err(RefusalCode::AlreadyMember));
 }
+
+#[test]
+fn sets_follow_the_replication_that_was_asked_for() {
+    let mut bench = Bench::led(5, &[1, 2, 3], 1);
+    let all = [1, 2, 3, 4, 5];
+    for replicas in [5, 3, 1, 3] {
+        bench.change(Change::SetReplication { replicas });
+        bench.settle(&all);
+        let row = bench.row();
+        assert_eq!(
+            (row.members.len(), row.previous.clone(), row.learner),
+            (usize::from(replicas), None, None)
+        );
+    }
+}

@@ -470,6 +470,15 @@ impl ClusterService for Node {
         Ok(Response::new(v1::MoveShardResponse {}))
     }
 
+    async fn set_replication(
+        &self,
+        request: Request<v1::SetReplicationRequest>,
+    ) -> Result<Response<v1::SetReplicationResponse>, Status> {
+        let replicas = request.into_inner().replicas;
+        self.store.lock().placement.asked.push(format!("replicas {replicas}"));
+        Ok(Response::new(v1::SetReplicationResponse {}))
+    }
+
     async fn get_lag(&self, _: Request<v1::GetLagRequest>) -> Result<Response<v1::GetLagResponse>, Status> {
         let at_risk = Some(v1::AtRisk { events: 7, bytes: 70, oldest_ms: 700 });
         Ok(Response::new(v1::GetLagResponse { at_risk, ..v1::GetLagResponse::default() }))

@@ -242,6 +242,7 @@ async fn strangers_and_nodes_with_another_disk_are_refused() {
         from_disk: disk(2).to_string(),
         to_node: 1,
         to_disk: disk(1).to_string(),
+        generation: 0,
     };
     let mut client = RaftServiceClient::connect(format!("http://{}", net.address(1))).await.unwrap();
     let ask = |header: Option<RaftHeader>| RaftBarrierRequest { header, timeout_ms: 30_000 };
@@ -254,6 +255,7 @@ async fn strangers_and_nodes_with_another_disk_are_refused() {
         RaftHeader { from_disk: "nonsense".into(), ..good.clone() },
         RaftHeader { to_disk: uuid, ..good.clone() },
         RaftHeader { to_node: 3, ..good.clone() },
+        RaftHeader { generation: 2, ..good.clone() },
         RaftHeader { group: "placement".into(), ..good.clone() },
     ] {
         let status = client.barrier(ask(Some(bad.clone()))).await.expect_err(&format!("{bad:?}"));

@@ -113,6 +113,7 @@ async fn nodes_come_vote_and_go_while_leaders_die() {
         from_disk: disk(leaves).to_string(),
         to_node: rest[0],
         to_disk: disk(rest[0]).to_string(),
+        generation: 0,
     };
     let mut client = RaftServiceClient::connect(format!("http://{}", net.address(rest[0]))).await.unwrap();
     let ask = RaftBarrierRequest { header: Some(header), timeout_ms: 1000 };

@@ -22,7 +22,7 @@ pub use feed::{Feed, FeedEffect, FeedInput, SourceMark};
 pub use frames::{FramesError, join_frames, split_frames};
 pub use hello::{Identity, PeerHello, Vetting};
 pub use link::{CopyState, LinkConfig, LinkCore, LinkEffect, LinkInput, RefusedReason};
-pub use links::{Dialer, Links, Peer};
+pub use links::{Dialer, Links};
 pub use server::{Neighbours, PeerServer};
 pub use sources::{Source, Whereabouts};
 pub use status::{LinkState, LinkStatus, ShardFault};

@@ -1,6 +1,6 @@
 //! The copy's end of links: one task a source region, which executes [`LinkCore`]'s effects.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,15 +36,6 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// A frame may be as large as a batch, and a message holds at least one.
 const MESSAGE_BYTES: usize = 32 * 1024 * 1024;
 
-/// A region to mirror.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// Its name.
-    pub region: RegionName,
-    /// Its shards.
-    pub shards: Vec<ShardId>,
-}
-
 /// Connects to a peer's peer listener, with windows and a connection fit for bulk.
 pub trait Dialer: Send + Sync + 'static {
     /// A connection of its own.
@@ -59,8 +50,25 @@ pub struct Links {
     clock: Arc<dyn Clock>,
     vetting: Vetting,
     nodes: Whereabouts,
-    statuses: Mutex<Vec<(RegionName, watch::Receiver<LinkStatus>)>>,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    links: Mutex<BTreeMap<RegionName, Link>>,
+}
+
+/// A link, from outside.
+struct Link {
+    status: watch::Receiver<LinkStatus>,
+    events: mpsc::Sender<(ShardHandle, CopyState)>,
+    task: JoinHandle<()>,
+    /// What tells how each copy is, and whether it is told as a past incarnation's.
+    followers: BTreeMap<ShardId, (bool, JoinHandle<()>)>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+        for (_, follower) in self.followers.values() {
+            follower.abort();
+        }
+    }
 }
 
 impl Links {
@@ -74,74 +82,83 @@ impl Links {
         vetting: Vetting,
         nodes: Whereabouts,
     ) -> Self {
-        Self {
-            me,
-            config,
-            dialer,
-            clock,
-            vetting,
-            nodes,
-            statuses: Mutex::default(),
-            tasks: Mutex::default(),
-        }
+        Self { me, config, dialer, clock, vetting, nodes, links: Mutex::default() }
     }
 
-    /// Mirrors a region's shards into these copies, for ever.
-    pub fn start(&self, peer: Peer, copies: Vec<ShardHandle>) {
+    /// A link to a region, if there is none yet. It carries nothing before [`Links::carry`].
+    pub fn start(&self, region: &RegionName) {
+        let mut links = self.links.lock();
+        if links.contains_key(region) {
+            return;
+        }
         let (status, watcher) = watch::channel(LinkStatus::default());
-        self.statuses.lock().push((peer.region.clone(), watcher));
         let (events, inbox) = mpsc::channel(1024);
-        let followers = copies.iter().map(|copy| follow(copy, events.clone())).collect();
         // Not all of this region's nodes at the same one of that region.
         let first = self.me.node.0 as usize;
         let link = LinkTask {
-            sources: Sources::new(peer.region.clone(), self.nodes.clone(), first),
+            sources: Sources::new(region.clone(), self.nodes.clone(), first),
             me: self.me.clone(),
             dialer: self.dialer.clone(),
             clock: self.clock.clone(),
             vetting: self.vetting.clone(),
             core: LinkCore::new(self.config),
-            copies: copies.into_iter().map(|copy| (copy.id, copy)).collect(),
-            peer,
+            copies: HashMap::new(),
+            region: region.clone(),
             status,
             session: None,
             opened: Instant::now(),
-            followers,
         };
-        self.tasks.lock().push(tokio::spawn(link.run(inbox)));
+        let task = tokio::spawn(link.run(inbox));
+        links.insert(region.clone(), Link { status: watcher, events, task, followers: BTreeMap::new() });
+    }
+
+    /// Mirrors a shard from a region, for ever; `is_past`: its origin writes no more under this incarnation. Again with the same is
+    /// nothing.
+    pub fn carry(&self, region: &RegionName, copy: &ShardHandle, is_past: bool) {
+        let mut links = self.links.lock();
+        let Some(link) = links.get_mut(region) else { return };
+        if link.followers.get(&copy.id).is_some_and(|(known, _)| *known == is_past) {
+            return;
+        }
+        let follower = follow(copy.clone(), is_past, link.events.clone());
+        if let Some((_, old)) = link.followers.insert(copy.id, (is_past, follower)) {
+            old.abort();
+        }
     }
 
     /// How each link is.
     pub fn statuses(&self) -> Vec<LinkStatus> {
-        self.statuses
+        self.links
             .lock()
             .iter()
-            .map(|(region, status)| LinkStatus { source: Some(region.clone()), ..status.borrow().clone() })
+            .map(|(region, link)| LinkStatus { source: Some(region.clone()), ..link.status.borrow().clone() })
             .collect()
     }
 
     /// Ends all links.
     pub fn stop(&self) {
-        for task in self.tasks.lock().drain(..) {
-            task.abort();
-        }
+        self.links.lock().clear();
     }
 }
 
 /// Tells how a copy is, now and whenever it changes.
-fn follow(copy: &ShardHandle, events: mpsc::Sender<(ShardId, CopyState)>) -> JoinHandle<()> {
-    let (shard, mut watch) = (copy.id, copy.watch());
+fn follow(
+    copy: ShardHandle,
+    is_past: bool,
+    events: mpsc::Sender<(ShardHandle, CopyState)>,
+) -> JoinHandle<()> {
+    let mut watch = copy.watch();
     tokio::spawn(async move {
         loop {
-            let state = copy_state(shard, &watch.borrow_and_update().clone());
-            if events.send((shard, state)).await.is_err() || watch.changed().await.is_err() {
+            let state = copy_state(copy.id, &watch.borrow_and_update().clone(), is_past);
+            if events.send((copy.clone(), state)).await.is_err() || watch.changed().await.is_err() {
                 return;
             }
         }
     })
 }
 
-fn copy_state(shard: ShardId, progress: &Progress) -> CopyState {
+fn copy_state(shard: ShardId, progress: &Progress, is_past: bool) -> CopyState {
     let fault = progress.fault.as_ref().map(|fault| ShardFault {
         shard,
         seq: progress.appended.next(),
@@ -162,7 +179,7 @@ fn copy_state(shard: ShardId, progress: &Progress) -> CopyState {
         hlc: progress.hlc,
         leads: progress.leads,
         follows: progress.follows.is_some(),
-        is_past: false,
+        is_past,
         fault: fault.or(damaged),
     }
 }
@@ -182,25 +199,16 @@ struct LinkTask {
     vetting: Vetting,
     core: LinkCore,
     copies: HashMap<ShardId, ShardHandle>,
-    peer: Peer,
+    region: RegionName,
     status: watch::Sender<LinkStatus>,
     session: Option<Session>,
     /// Pings carry the time since then: a clock that steps measures nothing.
     opened: Instant,
     sources: Sources,
-    followers: Vec<JoinHandle<()>>,
-}
-
-impl Drop for LinkTask {
-    fn drop(&mut self) {
-        for follower in &self.followers {
-            follower.abort();
-        }
-    }
 }
 
 impl LinkTask {
-    async fn run(mut self, mut events: mpsc::Receiver<(ShardId, CopyState)>) {
+    async fn run(mut self, mut events: mpsc::Receiver<(ShardHandle, CopyState)>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let first = self.sources.next();
@@ -212,7 +220,9 @@ impl LinkTask {
             let mut lost = None;
             let clock = self.clock.clone();
             tokio::select! {
-                Some((shard, state)) = events.recv() => {
+                Some((copy, state)) = events.recv() => {
+                    let shard = copy.id;
+                    self.copies.entry(shard).or_insert(copy);
                     self.core.step(LinkInput::Copy(shard, state), clock.now(), &mut effects);
                 }
                 _ = ticks.tick() => {
@@ -224,7 +234,7 @@ impl LinkTask {
                     connecting = None;
                     match connected {
                         Ok(session) => {
-                            tracing::info!(region = %self.peer.region, node = %session.source.node, through = %session.source.region, "the link is connected");
+                            tracing::info!(region = %self.region, node = %session.source.node, through = %session.source.region, "the link is connected");
                             if !self.sources.is_direct(&session.source) {
                                 returning = Some(self.connect_directly());
                             }
@@ -235,7 +245,7 @@ impl LinkTask {
                             // Not the first failure, which a start is full of, but the second and every tenth from there: a
                             // region that is down for an hour is one story.
                             if self.sources.failures() % 10 == 1 {
-                                tracing::warn!(region = %self.peer.region, why, "the link cannot connect; it goes on trying");
+                                tracing::warn!(region = %self.region, why, "the link cannot connect; it goes on trying");
                             }
                             self.sources.failed();
                             connecting = Some(self.connect_next());
@@ -246,7 +256,7 @@ impl LinkTask {
                     returning = None;
                     match connected {
                         Ok(session) => {
-                            tracing::info!(region = %self.peer.region, node = %session.source.node, "the origin is in reach again: no relay any more");
+                            tracing::info!(region = %self.region, node = %session.source.node, "the origin is in reach again: no relay any more");
                             self.core.step(LinkInput::Disconnected, clock.now(), &mut Vec::new());
                             self.session = Some(session);
                             self.core.step(LinkInput::Connected, clock.now(), &mut effects);
@@ -273,7 +283,7 @@ impl LinkTask {
                 lost = Some(why);
             }
             if let Some(why) = lost {
-                tracing::warn!(region = %self.peer.region, why, "the link is lost; it will be connected anew");
+                tracing::warn!(region = %self.region, why, "the link is lost; it will be connected anew");
                 self.session = None;
                 let now = clock.now();
                 self.core.step(LinkInput::Disconnected, now, &mut Vec::new());
@@ -303,7 +313,7 @@ impl LinkTask {
 
     fn show(&self, now: Timestamp) {
         let through = self.session.as_ref().map(|session| session.source.region.clone());
-        let relay = through.filter(|region| *region != self.peer.region);
+        let relay = through.filter(|region| *region != self.region);
         self.status.send_replace(LinkStatus { relay, ..self.core.status(now) });
     }
 

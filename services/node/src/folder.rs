@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use meridian_storage::disk::RealDisk;
 use meridian_storage::identity::{Identity, IdentityError};
-use meridian_types::NodeId;
+use meridian_types::{Incarnation, NodeId};
 
 use crate::config::NodeConfig;
 use crate::lock::{FolderLock, LockError};
@@ -85,6 +85,14 @@ impl Layout {
             catalog: at("catalog"),
             placement: at("placement"),
             root,
+        }
+    }
+
+    /// The placement of an incarnation of the region. What an earlier one decided stays as it was.
+    pub fn placement_of(&self, incarnation: Incarnation) -> PathBuf {
+        match incarnation.0 {
+            1 => self.placement.clone(),
+            later => self.root.join(format!("placement-{later}")),
         }
     }
 }

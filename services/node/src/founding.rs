@@ -246,7 +246,10 @@ pub async fn place(
         let nodes: Vec<Join> = state
             .nodes()
             // Those that were added since join a region that is founded.
-            .filter(|node| node.region == region.id && !node.added)
+            .filter(|node| match &region.founders[..] {
+                [] => node.region == region.id && !node.added,
+                founders => founders.contains(&node.id),
+            })
             .map(|node| Join {
                 node: node.id,
                 disk: node.disk,

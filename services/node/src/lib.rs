@@ -14,6 +14,7 @@ pub mod lock;
 pub mod log;
 mod peers;
 mod serve;
+mod shards;
 pub mod wan;
 
 pub use serve::{ServeError, abort_on_panic, serve};

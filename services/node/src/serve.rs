@@ -7,22 +7,22 @@ use std::time::Duration;
 use meridian_gateway::{
     Gateway, GatewayConfig, GatewayParts, MeteredLayer, Metrics, accept, accepted, routes,
 };
-use meridian_metadata::catalog::{NodeRow, RegionRow};
+use meridian_metadata::catalog::{Catalog, NodeRow, RegionRow};
 use meridian_metadata::members::{Rule, Wanted};
 use meridian_metadata::{
     CatalogGroup, Config as RaftConfig, OnFatal, PlacementGroup, RaftServers, StartError, WantedNodes,
 };
 use meridian_mirror::{
-    DurableBoard, Identity, LinkConfig, Links, Neighbours as _, Peer, PeerServer, Source, Whereabouts,
+    DurableBoard, Identity, LinkConfig, Links, Neighbours as _, PeerServer, Source, Whereabouts,
 };
 use meridian_region::{Agent, Region, RegionConfig, RegionServer, keep_nodes};
-use meridian_shard::{ByGroup, HostConfig, OpenError, ShardHandle, ShardHost};
+use meridian_shard::{ByGroup, HostConfig, OpenError, ShardHost};
 use meridian_storage::index::{Index, IndexError, KvError, RocksConfig, RocksKeyValue};
 use meridian_storage::{
     Identity as DiskIdentity, IdentityError, Recovered, Volume, VolumeConfig, VolumeError, VolumeReader,
     VolumeWriter, WriterConfig, WriterHandle,
 };
-use meridian_types::{Boot, Clock, RegionName, Seq, ShardId, ShardNo, SystemClock};
+use meridian_types::{Boot, Clock, Origin, RegionName, Seq, ShardId, SystemClock};
 use meridian_wire::v1::peer_service_server::PeerServiceServer;
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
@@ -37,6 +37,7 @@ use crate::descriptors::{self, DescriptorsError};
 use crate::folder::{Folder, FolderError};
 use crate::founding::{self, FoundingError};
 use crate::peers::PeerWays;
+use crate::shards::CatalogShards;
 
 /// Requests of one connection that may be under way at once.
 const CLIENT_STREAMS: u32 = 256;
@@ -96,6 +97,12 @@ pub enum ServeError {
         what: &'static str,
         /// Why.
         source: std::io::Error,
+    },
+    /// The region goes on under another incarnation: what this process writes is over, and the next start writes as that.
+    #[error("the region is restored, and writes as {now} from now on; start this node again")]
+    Restored {
+        /// What the region writes as.
+        now: Origin,
     },
     /// A listener ended by itself.
     #[error("a listener failed: {0}")]
@@ -157,7 +164,8 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
     let catalog = group.handle();
     // Channels of its own: what is urgent here does not wait behind the catalog.
     let region_ways = PeerWays::new(&config);
-    let placement_config = placement_config(&config, &me, &folder);
+    let home = home_of(&config, &catalog.state());
+    let placement_config = placement_config(&config, &me, &folder, home);
     let placement = PlacementGroup::start(placement_config, region_ways.clone(), on_fatal).await?;
 
     // Raft and greetings are answered before there are shards: without them no cluster is founded.
@@ -176,7 +184,7 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
         region_ways.clone(),
         vetting.clone(),
         board.clone(),
-        wanted(catalog.clone()),
+        Arc::new(CatalogShards { catalog: catalog.clone(), home }),
     );
     let peer_server = PeerServer::new(
         me.clone(),
@@ -227,7 +235,8 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
         joined = async {
             founding::join(&config, &me, &catalog, &ways, &*clock).await?;
             founding::place(&config, &me, &catalog, &placement.handle()).await
-        } => Some(joined),
+        } => Some(joined.map_err(ServeError::from)),
+        why = restored(&catalog, &me.region, home) => Some(Err(why)),
         () = stop.cancelled() => None,
     };
     let ended = match joined {
@@ -247,17 +256,19 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
                 host_cell,
                 serving,
                 region,
+                home,
             };
             let others = async {
                 tokio::select! {
                     why = ended("peer", &mut peer_task) => why,
                     why = ended("admin", &mut admin_task) => why,
                     why = founding::until_removed(&myself, &catalog, &ways_of_mine) => why.into(),
+                    why = restored(&catalog, &myself.region, home) => why,
                 }
             };
             parts.run(&folder, agent, client, others, &stop).await
         }
-        Some(Err(error)) => Err(error.into()),
+        Some(Err(error)) => Err(error),
         None => Ok(()),
     };
     tasks.shutdown().await;
@@ -297,12 +308,13 @@ fn raft_config(config: &NodeConfig, me: &Identity, folder: &Folder) -> RaftConfi
     }
 }
 
-fn placement_config(config: &NodeConfig, me: &Identity, folder: &Folder) -> RaftConfig {
+fn placement_config(config: &NodeConfig, me: &Identity, folder: &Folder, home: Origin) -> RaftConfig {
     RaftConfig {
         heartbeat: config.placement.heartbeat.into(),
         election_min: config.placement.election_min.into(),
         election_max: config.placement.election_max.into(),
-        ..RaftConfig::placement(me.node, me.disk, folder.layout.placement.clone())
+        generation: home.incarnation.0,
+        ..RaftConfig::placement(me.node, me.disk, folder.layout.placement_of(home.incarnation))
     }
 }
 
@@ -328,16 +340,30 @@ fn whereabouts(catalog: meridian_metadata::CatalogHandle, home: RegionName) -> W
     })
 }
 
-/// Every region keeps a copy of every region's shards.
-fn wanted(catalog: meridian_metadata::CatalogHandle) -> meridian_region::Wanted {
-    Arc::new(move || {
-        let state = catalog.state();
-        let shards = |region: &Arc<RegionRow>| {
-            let origin = region.origin();
-            (0..region.shards).map(move |no| ShardId { origin, no: ShardNo(no) })
-        };
-        state.regions().flat_map(shards).collect()
-    })
+/// What this process writes as: its region's incarnation as it starts. Another one is another process's.
+fn home_of(config: &NodeConfig, state: &Catalog) -> Origin {
+    let known = state.region_named(&config.node.region).map(|region| region.origin());
+    let first = || config.region_named(&config.node.region).map(|region| Origin::first(region.id));
+    known.or_else(first).unwrap_or_default()
+}
+
+/// Waits until the region goes on under another incarnation.
+async fn restored(
+    catalog: &meridian_metadata::CatalogHandle,
+    region: &RegionName,
+    home: Origin,
+) -> ServeError {
+    let mut changed = catalog.changed();
+    loop {
+        changed.mark_unchanged();
+        match catalog.state().region_named(region) {
+            Some(row) if row.origin() != home => return ServeError::Restored { now: row.origin() },
+            _ => {}
+        }
+        if changed.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
 }
 
 struct Parts<'a> {
@@ -353,6 +379,8 @@ struct Parts<'a> {
     host_cell: Arc<OnceLock<Arc<ShardHost>>>,
     serving: Serving,
     region: Region,
+    /// What this process writes as.
+    home: Origin,
 }
 
 impl Parts<'_> {
@@ -399,21 +427,32 @@ impl Parts<'_> {
             let host = host.clone();
             async move { host.keep_flushing().await }
         });
-
-        let stopped = tokio::select! {
-            () = ready(&host, &self.region) => false,
-            () = stop.cancelled() => true,
+        let copying = async {
+            let mut changed = self.catalog.changed();
+            while changed.changed().await.is_ok() {
+                self.look_for_copies(&host, &links)?;
+            }
+            std::future::pending::<Result<std::convert::Infallible, ServeError>>().await
         };
-        if !stopped {
+
+        let running = async {
+            ready(&host, &self.region).await;
             gateway.set_ready();
             options.health.set_service_status("", ServingStatus::Serving).await;
             tracing::info!(client = %self.config.listen.client, "ready");
-            tokio::select! {
-                () = stop.cancelled() => {}
-                why = ended("client", &mut server) => return Err(why),
-                why = others => return Err(why),
-            }
-        }
+            std::future::pending::<()>().await;
+        };
+        let over = tokio::select! {
+            () = running => None,
+            () = stop.cancelled() => None,
+            why = ended("client", &mut server) => return Err(why),
+            Err(why) = copying => return Err(why),
+            why = others => match why {
+                // In order: of what its past incarnation wrote a node keeps what is applied, so that is to be on the disk.
+                ServeError::Restored { .. } => Some(why),
+                why => return Err(why),
+            },
+        };
 
         tracing::info!("draining");
         options.health.set_service_status("", ServingStatus::NotServing).await;
@@ -435,7 +474,7 @@ impl Parts<'_> {
         }
         *self.serving.write() = None;
         tracing::info!("stopped");
-        Ok(())
+        over.map_or(Ok(()), Err)
     }
 
     fn open_shards(
@@ -465,12 +504,13 @@ impl Parts<'_> {
         let region = region.ok_or_else(|| {
             FoundingError::NotThisNode(format!("the catalog knows no region {}", self.me.region))
         })?;
-        let shards: usize = state.regions().map(|region| usize::from(region.shards)).sum();
+        let shards_of = |region: &Arc<RegionRow>| usize::from(region.shards) * region.origins().count();
+        let shards: usize = state.regions().map(shards_of).sum();
         let host = ShardHost::open(
             HostConfig {
                 me: self.me.node,
                 boot: self.boot,
-                home: region.origin(),
+                home: self.home,
                 shards: region.shards,
                 tail_bytes: limits.tail_bytes.0 as usize / shards.max(1),
                 producers: 10_000,
@@ -503,15 +543,27 @@ impl Parts<'_> {
             self.vetting.clone(),
             whereabouts(self.catalog.clone(), self.me.region.clone()),
         ));
-        let state = self.catalog.state();
-        for region in state.regions().filter(|region| region.name != self.me.region) {
-            let shards: Vec<ShardId> =
-                (0..region.shards).map(|no| ShardId { origin: region.origin(), no: ShardNo(no) }).collect();
-            let copies: Vec<ShardHandle> =
-                shards.iter().map(|&shard| host.ensure(shard)).collect::<Result<_, _>>()?;
-            links.start(Peer { region: region.name.clone(), shards }, copies);
-        }
+        self.look_for_copies(host, &links)?;
         Ok(links)
+    }
+
+    /// Each link carries what its region writes, and every past incarnation's shards: any region may have most of those.
+    fn look_for_copies(&self, host: &ShardHost, links: &Links) -> Result<(), ServeError> {
+        let state = self.catalog.state();
+        let others = || state.regions().filter(|region| region.name != self.me.region);
+        for region in others() {
+            links.start(&region.name);
+            for shard in region.shards_of(region.origin()) {
+                links.carry(&region.name, &host.ensure(shard)?, false);
+            }
+            for writer in state.regions() {
+                let past = writer.origins().filter(|origin| *origin != writer.origin());
+                for shard in past.flat_map(|origin| writer.shards_of(origin)) {
+                    links.carry(&region.name, &host.ensure(shard)?, true);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn gateway(&self, host: &Arc<ShardHost>, links: &Arc<Links>) -> Gateway {

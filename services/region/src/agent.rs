@@ -8,7 +8,7 @@ use meridian_metadata::driver::{FenceAnswer, Heartbeat, Input, Led};
 use meridian_metadata::placement::Placement;
 use meridian_metadata::{GroupHandle, Role};
 use meridian_mirror::{Dialer, DurableBoard, Identity, Vetting};
-use meridian_types::{Boot, NodeId, ShardId, Timestamp};
+use meridian_types::{Boot, NodeId, Seq, ShardId, Timestamp};
 use meridian_wire::v1::word::Word;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -38,17 +38,25 @@ pub(crate) enum Event {
     Proposed(bool),
 }
 
-/// Names the shards that a region shall have, as the catalog knows them now.
-pub type Wanted = Arc<dyn Fn() -> Vec<ShardId> + Send + Sync>;
+/// What the catalog says of a region's shards, as it is known now.
+pub trait Shards: Send + Sync + 'static {
+    /// Those that the region shall have.
+    fn wanted(&self) -> Vec<ShardId>;
+
+    /// The shard of an earlier incarnation, and how much of it the region must hold again before this one takes publishes:
+    /// a retry of what was acknowledged then is to be found.
+    fn held_before(&self, shard: ShardId) -> Option<(ShardId, Seq)>;
+}
 
 /// See the module.
 pub struct Agent {
     region: Region,
     events: mpsc::UnboundedReceiver<Event>,
-    wanted: Wanted,
     began: Instant,
     driving: Option<Driving>,
     heartbeat_due: Instant,
+    /// What the driver was last told of the shards that the region shall have.
+    wanted: Vec<ShardId>,
 }
 
 impl Agent {
@@ -60,13 +68,19 @@ impl Agent {
         dialer: Arc<dyn Dialer>,
         vetting: Vetting,
         board: Arc<DurableBoard>,
-        wanted: Wanted,
+        shards: Arc<dyn Shards>,
     ) -> (Region, Self) {
         let (sender, events) = mpsc::unbounded_channel();
-        let region = Region::new(me, config, placement, dialer, vetting, board, sender);
+        let region = Region::new(me, config, placement, dialer, vetting, board, shards, sender);
         let now = Instant::now();
-        let agent =
-            Self { region: region.clone(), events, wanted, began: now, driving: None, heartbeat_due: now };
+        let agent = Self {
+            region: region.clone(),
+            events,
+            began: now,
+            driving: None,
+            heartbeat_due: now,
+            wanted: Vec::new(),
+        };
         (region, agent)
     }
 
@@ -93,6 +107,7 @@ impl Agent {
                     self.step(Input::Tick);
                     if Instant::now() >= self.heartbeat_due {
                         self.heartbeat_due = Instant::now() + self.region.0.config.heartbeat;
+                        self.look_for_shards();
                         self.beat().await;
                     }
                 }
@@ -123,7 +138,8 @@ impl Agent {
                 Ok(()) => {
                     tracing::info!("this node drives the region's placement");
                     let (region, now) = (self.region.clone(), self.now());
-                    self.driving = Some(Driving::new(region, (self.wanted)(), now));
+                    self.wanted = region.0.shards.wanted();
+                    self.driving = Some(Driving::new(region, self.wanted.clone(), now));
                 }
                 Err(error) => tracing::debug!(%error, "the placement group is not ready to be driven"),
             }
@@ -144,6 +160,18 @@ impl Agent {
                     self.region.0.say(leader, Word::Suspect(node.0));
                 }
             }
+        }
+    }
+
+    /// A region that was restored writes shards that nobody had before.
+    fn look_for_shards(&mut self) {
+        if self.driving.is_none() {
+            return;
+        }
+        let wanted = self.region.0.shards.wanted();
+        if wanted != self.wanted {
+            self.wanted.clone_from(&wanted);
+            self.step(Input::Wanted(wanted));
         }
     }
 

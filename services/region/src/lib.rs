@@ -16,7 +16,7 @@ mod region;
 mod server;
 mod way;
 
-pub use agent::{Agent, Wanted};
+pub use agent::{Agent, Shards};
 pub use nodes::keep_nodes;
 pub use region::{Region, RegionConfig, Route, WishError};
 pub use server::RegionServer;

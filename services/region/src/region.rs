@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::Event;
+use crate::agent::{Event, Shards};
 use crate::convert::replica_to_wire;
 use crate::feeds::{Feed, Feeds};
 use crate::forward::Forwards;
@@ -58,6 +58,7 @@ pub(crate) struct Inner {
     pub placement: GroupHandle<Placement>,
     pub vetting: Vetting,
     pub board: Arc<DurableBoard>,
+    pub shards: Arc<dyn Shards>,
     pub host: OnceLock<Arc<ShardHost>>,
     pub forwards: Forwards,
     pub events: mpsc::UnboundedSender<Event>,
@@ -96,6 +97,7 @@ impl Region {
         dialer: Arc<dyn Dialer>,
         vetting: Vetting,
         board: Arc<DurableBoard>,
+        shards: Arc<dyn Shards>,
         events: mpsc::UnboundedSender<Event>,
     ) -> Self {
         let region = Self(Arc::new(Inner {
@@ -104,6 +106,7 @@ impl Region {
             placement,
             vetting: vetting.clone(),
             board,
+            shards,
             host: OnceLock::new(),
             forwards: Forwards::default(),
             events,
@@ -161,7 +164,8 @@ impl Region {
         if let (Some(handle), Some(progress)) = (handle, &progress) {
             if progress.leads.is_some_and(|epoch| epoch >= placed_in) {
                 // Not yet ready: the caller waits for it, as for an election.
-                return if progress.ready { Route::Here(handle) } else { Route::Nowhere };
+                let takes = progress.ready && self.has_recovered(shard);
+                return if takes { Route::Here(handle) } else { Route::Nowhere };
             }
             if let Some((leader, epoch)) = progress.follows
                 && epoch >= placed_in
@@ -176,6 +180,18 @@ impl Region {
             Some(elected) if elected.node != self.0.me.node => Route::There(elected.node),
             _ => Route::Nowhere,
         }
+    }
+
+    /// Whether this region holds again what its incarnation before is known to have had of a shard. Before it does, a retry of
+    /// what that had acknowledged would be stored a second time.
+    pub(crate) fn has_recovered(&self, shard: ShardId) -> bool {
+        let Some((before, through)) = self.0.shards.held_before(shard) else { return true };
+        if self.is_placed_elsewhere(before) {
+            // Then a producer of that time is not known here, and is told so.
+            return true;
+        }
+        let held = self.0.host.get().and_then(|host| host.get(before));
+        held.is_some_and(|held| held.progress().applied >= through)
     }
 
     /// Hands a batch to a shard's leader on another node. Batches of one caller for one node keep the order of these

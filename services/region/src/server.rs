@@ -168,8 +168,8 @@ async fn take(region: &Region, host: &ShardHost, from: NodeId, publish: v1::Forw
     let id = publish.id;
     let begun = match read(publish) {
         Ok(publish) => match host.home_shard(publish.stream, publish.partition) {
-            Some(shard) => shard.begin_publish(publish).await,
-            None => Err(PublishError::Rejected(Reject::NotLeader)),
+            Some(shard) if region.has_recovered(shard.id) => shard.begin_publish(publish).await,
+            _ => Err(PublishError::Rejected(Reject::NotLeader)),
         },
         Err(()) => Err(PublishError::Rejected(Reject::NotLeader)),
     };

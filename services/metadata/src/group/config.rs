@@ -30,6 +30,9 @@ pub struct Config {
     pub disk: DiskUuid,
     /// The folder for the group's files, of no other use.
     pub dir: PathBuf,
+    /// Which of the groups of this name, from 1: a region's next incarnation founds its placement anew, and members of the
+    /// one before are not heard.
+    pub generation: u16,
     /// How often a leader says that it is there.
     pub heartbeat: Duration,
     /// How long without a leader until an election, at least.
@@ -51,6 +54,7 @@ impl Config {
             node,
             disk,
             dir: dir.into(),
+            generation: 1,
             heartbeat: Duration::from_millis(500),
             election_min: Duration::from_secs(2),
             election_max: Duration::from_secs(4),

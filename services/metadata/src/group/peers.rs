@@ -37,13 +37,19 @@ pub struct NoChannel {
 /// Who this node is to the others, and they to it.
 pub(super) struct Peers<M> {
     me: Identity,
+    generation: u16,
     channels: Arc<dyn PeerChannels>,
     store: Store<M>,
 }
 
 impl<M: Machine> Peers<M> {
-    pub(super) fn new(me: Identity, channels: Arc<dyn PeerChannels>, store: Store<M>) -> Self {
-        Self { me, channels, store }
+    pub(super) fn new(
+        me: Identity,
+        generation: u16,
+        channels: Arc<dyn PeerChannels>,
+        store: Store<M>,
+    ) -> Self {
+        Self { me, generation, channels, store }
     }
 
     pub(super) fn me(&self) -> NodeId {
@@ -71,6 +77,8 @@ impl<M: Machine> Peers<M> {
             from_disk: self.me.disk.to_string(),
             to_node: to.0,
             to_disk: to_disk.map_or_else(String::new, |disk| disk.to_string()),
+            // As builds that know no other say it.
+            generation: if self.generation == 1 { 0 } else { u32::from(self.generation) },
         }
     }
 
@@ -80,6 +88,14 @@ impl<M: Machine> Peers<M> {
         let Some(header) = header else { return refuse("a Raft message without a header".into()) };
         if header.group != M::GROUP {
             return refuse(format!("this is the group {}, not {:?}", M::GROUP, header.group));
+        }
+        let generation = header.generation.max(1);
+        if generation != u32::from(self.generation) {
+            return refuse(format!(
+                "this is generation {} of the group {}, not {generation}",
+                self.generation,
+                M::GROUP
+            ));
         }
         if header.to_node != self.me.node.0 {
             return refuse(format!(

@@ -48,7 +48,7 @@ impl<M: Machine> Shared<M> {
         on_fatal: OnFatal,
         runtime: Handle,
     ) -> Arc<Self> {
-        let peers = Arc::new(Peers::new(config.identity(), channels, store.clone()));
+        let peers = Arc::new(Peers::new(config.identity(), config.generation, channels, store.clone()));
         Arc::new(Self {
             config,
             store,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_storage::index::{Index, IndexError};
-use meridian_storage::{Recovered, RecoveredShard, VolumeReader, WriterHandle};
+use meridian_storage::{Entry, Place, Recovered, RecoveredShard, Submission, VolumeReader, WriterHandle};
 use meridian_types::{
     Boot, Clock, LeaderEpoch, NodeId, Offset, Origin, Partition, Seq, ShardId, ShardNo, StreamId,
 };
@@ -158,7 +158,9 @@ impl ShardHost {
                 tracing::error!(%shard, unsure_from = %from, "the volume is damaged: frames of this shard may be hidden in it");
                 unsure = Some(from.max(applied_seq.next()));
             }
-            for (seq, place) in found.frames {
+            let frames =
+                if self.is_past(shard) { self.give_up(shard, applied_seq, end) } else { found.frames };
+            for (seq, place) in frames {
                 let frame = match volume.read_expecting(place, shard, seq) {
                     Ok(frame) => frame,
                     Err(error) => {
@@ -206,6 +208,28 @@ impl ShardHost {
         let (handle, joined) = task.spawn();
         self.tasks.lock().push(joined);
         Ok(handle)
+    }
+
+    /// Whether this region wrote the shard under an incarnation that is over.
+    fn is_past(&self, shard: ShardId) -> bool {
+        let Origin { region, incarnation } = self.parts.config.home;
+        shard.origin.region == region && shard.origin.incarnation < incarnation
+    }
+
+    /// Of what a past incarnation wrote, this node keeps what is applied: that was committed. Whether what is above it was, nobody can
+    /// say any more, so none of it may reach another region (law 4). What had reached one comes back from there, and once it is
+    /// here it is applied too; a restart that finds it above the mark has it come again.
+    fn give_up(&self, shard: ShardId, applied: Seq, end: Seq) -> Vec<(Seq, Place)> {
+        if end > applied {
+            tracing::warn!(%shard, %applied, %end, "the shard's incarnation is over: what is above the applied mark is given up here");
+            let from = applied.next();
+            self.parts.writer.submit(Submission {
+                shard,
+                entries: vec![Entry::Cut { shard, from }],
+                done: Box::new(|_| {}),
+            });
+        }
+        Vec::new()
     }
 
     fn log_broken(&self, shard: ShardId, fault: &CopyFault) {

@@ -34,6 +34,8 @@ pub struct Machine {
     pub disk: SimDisk,
     pub kv: Arc<MemoryKeyValue>,
     pub boot: u64,
+    /// What its region writes as.
+    pub home: Origin,
 }
 
 /// A process.
@@ -54,7 +56,7 @@ impl Machine {
         let disk = SimDisk::new(seed);
         Identity::format_as(&disk, ClusterUuid::default(), ME, DiskUuid::default(), [7; 16])
             .expect("an empty disk");
-        Self { disk, kv: Arc::new(MemoryKeyValue::new()), boot: 0 }
+        Self { disk, kv: Arc::new(MemoryKeyValue::new()), boot: 0, home: HOME }
     }
 
     /// Starts a process on the current runtime. `None`: the disk failed meanwhile.
@@ -80,7 +82,7 @@ impl Machine {
             HostConfig {
                 me: ME,
                 boot: Boot(self.boot),
-                home: HOME,
+                home: self.home,
                 shards: SHARDS,
                 tail_bytes: 2_000,
                 producers: 4,

@@ -38,7 +38,7 @@ pub enum Command {
     /// The shards: who leads them, who has replicas, how far they are; move a replica.
     #[command(subcommand, after_help = exit::TABLE)]
     Shard(shard::Command),
-    /// A region as a whole: how many replicas it keeps.
+    /// A region as a whole: how many replicas it keeps; restore one that lost its majority.
     #[command(subcommand, after_help = exit::TABLE)]
     Region(region::Command),
     /// Run a world of regions on this machine, with a simulated WAN between them.
@@ -114,6 +114,7 @@ mod tests {
             "meridian node remove 2 --endpoint a:1",
             "meridian shard list --cluster c.json",
             "meridian shard move --shard us/3 --from 1 --to 4 --cluster c.json --region us",
+            "meridian region restore us --lost 1,2 --dry-run --cluster c.json",
             "meridian region set-replication 5 --cluster c.json --region us",
             "meridian verify flights --json --cluster c.json",
             "meridian lag --watch --json --cluster c.json",

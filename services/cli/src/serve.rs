@@ -1,5 +1,6 @@
 //! `meridian serve`: one node, until it is told to end.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 
 use meridian_node::config::NodeConfig;
@@ -36,13 +37,19 @@ pub fn run(args: &Args) -> Outcome {
     if args.until_stdin_ends {
         end_with_stdin(stop.clone());
     }
-    let served = runtime.block_on(async {
-        end_with_signals(stop.clone())?;
-        serve(config, stop).await.map_err(refused)
-    });
+    runtime.block_on(async { end_with_signals(stop.clone()) })?;
+    let served = runtime.block_on(serve(config, stop));
+    if matches!(served, Err(ServeError::Restored { .. })) {
+        // In place: its id, its stdin and whoever watches it stay.
+        let error = std::process::Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).exec();
+        return Err(Failure {
+            exit: Exit::Refused,
+            message: format!("cannot begin anew: {error}; start it again"),
+        });
+    }
     // What was acknowledged is on the disk; nothing that is left is worth waiting for.
     runtime.shutdown_background();
-    served.map(|()| Exit::Ok)
+    served.map_err(refused).map(|()| Exit::Ok)
 }
 
 /// SIGTERM and Ctrl-C drain; a second one ends at once.

@@ -279,4 +279,12 @@ impl v1::cluster_service_server::ClusterService for Cluster {
         let request = request.into_inner();
         self.0.answer(self.0.set_replication(&request).await)
     }
+
+    async fn restore_region(
+        &self,
+        request: Request<v1::RestoreRegionRequest>,
+    ) -> Result<Response<v1::RestoreRegionResponse>, Status> {
+        let request = request.into_inner();
+        self.0.answer(self.0.restore_region(request).await)
+    }
 }

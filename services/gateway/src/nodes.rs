@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use meridian_metadata::catalog::{self, Command, NODES_CHANGE, NodeRow};
+use meridian_metadata::catalog::{self, Command, NODES_CHANGE, NodeRow, RestoreRegion};
 use meridian_metadata::placement::{Change, NodeState};
 use meridian_types::limits::NODE_IDS;
-use meridian_types::{DiskUuid, NodeId, RegionName};
+use meridian_types::{DiskUuid, Incarnation, NodeId, RegionName, Seq};
 use meridian_wire::{ApiError, Reason, endpoint, parse_uuid, v1};
 use tokio::time::{Instant, timeout_at};
 
@@ -121,6 +121,34 @@ impl Gateway {
         }
         self.until_let_go(node).await?;
         Ok(v1::RemoveNodeResponse {})
+    }
+
+    /// Has a region go on under its next incarnation.
+    pub(crate) async fn restore_region(
+        &self,
+        request: v1::RestoreRegionRequest,
+    ) -> Result<v1::RestoreRegionResponse, ApiError> {
+        let state = self.catalog().state();
+        let region = RegionName::new(request.region.as_str()).ok();
+        let region = region.as_ref().and_then(|name| state.region_named(name)).ok_or_else(|| {
+            ApiError::new(Reason::CatalogRefused, format!("there is no region {:?}", request.region))
+        })?;
+        let incarnation = u16::try_from(request.incarnation).map_err(|_| {
+            let message = format!("there is no incarnation {}", request.incarnation);
+            ApiError::new(Reason::InvalidArgument, message)
+        })?;
+        let nodes = |ids: Vec<u32>| ids.into_iter().map(NodeId).collect::<Vec<_>>();
+        let restore = RestoreRegion {
+            region: region.id,
+            incarnation: Incarnation(incarnation),
+            voters: nodes(request.voters),
+            lost: nodes(request.lost),
+            recovered: request.recovered.into_iter().map(Seq).collect(),
+        };
+        tracing::warn!(?restore, "an operator has a region restored");
+        self.allow_changes().await?;
+        self.change_catalog(catalog::Change::RestoreRegion(restore)).await?;
+        Ok(v1::RestoreRegionResponse { incarnation: u32::from(incarnation) + 1 })
     }
 
     /// Clusters that older builds founded are raised to the level that nodes come and go at: an operator asks for it now.

@@ -357,7 +357,10 @@ async fn restored(
     loop {
         changed.mark_unchanged();
         match catalog.state().region_named(region) {
-            Some(row) if row.origin() != home => return ServeError::Restored { now: row.origin() },
+            Some(row) if row.origin() != home => {
+                tracing::warn!(now = %row.origin(), "the region is restored: this process begins anew");
+                return ServeError::Restored { now: row.origin() };
+            }
             _ => {}
         }
         if changed.changed().await.is_err() {

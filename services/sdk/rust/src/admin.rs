@@ -263,6 +263,20 @@ impl Admin {
         self.call(|channel| async move { cluster(channel).set_replication(request).await }).await.map(|_| ())
     }
 
+    /// Has a region that lost a majority of its nodes go on under its next incarnation, which is answered.
+    ///
+    /// # Errors
+    /// [`SdkError`].
+    pub async fn restore_region(&self, request: v1::RestoreRegionRequest) -> Result<u32, SdkError> {
+        let answer = self
+            .call(|channel| {
+                let request = request.clone();
+                async move { cluster(channel).restore_region(request).await }
+            })
+            .await?;
+        Ok(answer.value.incarnation)
+    }
+
     /// How far this region's links are.
     ///
     /// # Errors

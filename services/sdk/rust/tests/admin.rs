@@ -42,10 +42,20 @@ async fn streams_come_and_go() {
 }
 
 #[tokio::test]
-async fn how_many_replicas_a_region_keeps_is_asked_of_it() {
+async fn what_holds_for_a_region_is_asked_of_it() {
     let server = FakeServer::start(6, 1);
     client(std::slice::from_ref(&server.endpoint())).admin().set_replication(5).await.unwrap();
-    assert_eq!(server.store.lock().placement.asked, ["replicas 5"]);
+    let restore = meridian_sdk::v1::RestoreRegionRequest {
+        region: "us".to_owned(),
+        incarnation: 1,
+        lost: vec![1, 2],
+        ..Default::default()
+    };
+    let incarnation =
+        client(std::slice::from_ref(&server.endpoint())).admin().restore_region(restore).await.unwrap();
+    assert_eq!(incarnation, 2);
+    let asked = server.store.lock().placement.asked.clone();
+    assert_eq!(asked, ["replicas 5", "restore us 1 without [1, 2]"]);
 }
 
 #[tokio::test]

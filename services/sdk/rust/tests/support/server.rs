@@ -479,6 +479,15 @@ impl ClusterService for Node {
         Ok(Response::new(v1::SetReplicationResponse {}))
     }
 
+    async fn restore_region(
+        &self,
+        request: Request<v1::RestoreRegionRequest>,
+    ) -> Result<Response<v1::RestoreRegionResponse>, Status> {
+        let v1::RestoreRegionRequest { region, incarnation, lost, .. } = request.into_inner();
+        self.store.lock().placement.asked.push(format!("restore {region} {incarnation} without {lost:?}"));
+        Ok(Response::new(v1::RestoreRegionResponse { incarnation: incarnation + 1 }))
+    }
+
     async fn get_lag(&self, _: Request<v1::GetLagRequest>) -> Result<Response<v1::GetLagResponse>, Status> {
         let at_risk = Some(v1::AtRisk { events: 7, bytes: 70, oldest_ms: 700 });
         Ok(Response::new(v1::GetLagResponse { at_risk, ..v1::GetLagResponse::default() }))

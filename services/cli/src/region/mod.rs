@@ -1,5 +1,7 @@
 //! `meridian region`: what holds for a region as a whole.
 
+mod restore;
+
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -14,6 +16,8 @@ pub enum Command {
     /// Keep so many replicas of each of a region's shards and copies. Returns once that is decided; sets follow one node
     /// at a time, and `shard list` shows how far they are. The same again is no error.
     SetReplication(SetReplication),
+    /// Have a region that lost a majority of its disks go on, under its next incarnation, with what others hold of it.
+    Restore(restore::Restore),
 }
 
 /// `region set-replication`.
@@ -31,7 +35,10 @@ pub struct SetReplication {
 
 /// Runs the command.
 pub async fn run(command: Command) -> Outcome {
-    let Command::SetReplication(args) = command;
+    let args = match command {
+        Command::SetReplication(args) => args,
+        Command::Restore(args) => return restore::run(args).await,
+    };
     let admin = args.target.region(args.timeout)?.admin();
     admin.set_replication(args.replicas).await?;
     let region = admin.topology().await?.region;

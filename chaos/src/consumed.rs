@@ -15,6 +15,8 @@ pub struct Row {
     pub partition: u32,
     /// Its origin's name.
     pub origin: String,
+    /// Its origin's incarnation, where that is not the first.
+    pub incarnation: Option<u16>,
     /// Its offset.
     pub offset: u64,
     /// Its hybrid logical time, as text.

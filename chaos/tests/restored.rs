@@ -1,0 +1,146 @@
+//! A region that loses two of its three disks for good (fault 22): it goes on under its next incarnation with what others hold
+//! of it, the publisher goes on without an error, nothing is stored twice, and the old disks are refused for ever.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use meridian_chaos::{Setup, World, consume, say, until};
+use meridian_sdk::{Ack, Client, ClientOptions, Event, Publisher, PublisherOptions};
+use tokio::runtime::Runtime;
+
+const STREAM: &str = "restored";
+const PARTITIONS: u32 = 4;
+const WITHIN: Duration = Duration::from_secs(120);
+/// Events that other regions have when the disks are lost, that are under way then, and that are sent while nobody leads.
+const BEFORE: usize = 400;
+const UNDER_WAY: usize = 200;
+const MEANWHILE: usize = 100;
+
+fn runtime() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).enable_all().build().expect("a runtime")
+}
+
+async fn publisher(world: &World) -> Publisher {
+    let options = ClientOptions { retry_for: WITHIN, ..ClientOptions::default() };
+    let client = Client::connect(world.endpoints("us"), options).expect("endpoints");
+    let options =
+        PublisherOptions { batch_bytes: 1024, progress_timeout: WITHIN, ..PublisherOptions::default() };
+    client.publisher(STREAM, options).await.expect("the stream is known")
+}
+
+/// What a region gives back, each value with how often.
+fn read(world: &World, region: &str) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    consume(world, region, STREAM, WITHIN, |row| *counts.entry(row.value).or_default() += 1);
+    counts
+}
+
+fn acked(acks: &[(String, Ack)], incarnation: u16) -> Vec<&String> {
+    let of = acks.iter().filter(|(_, ack)| ack.lane.origin.incarnation.0 == incarnation);
+    of.map(|(value, _)| value).collect()
+}
+
+#[test]
+fn a_region_without_its_majority_comes_back_under_its_next_incarnation() {
+    let runtime = runtime();
+    let setup = Setup { regions: &["us", "eu"], wan: "us-eu=10ms", settings: None };
+    let mut world = World::start_with(setup, 3);
+    world.create_stream(STREAM, PARTITIONS);
+    for region in ["us", "eu"] {
+        let _ = world.settled_shards(region);
+    }
+    let publisher = runtime.block_on(publisher(&world));
+    let send = |from: usize, count: usize| {
+        runtime.block_on(async {
+            let mut sent = Vec::new();
+            for number in from..from + count {
+                let value = number.to_string();
+                let event = Event::new(value.clone()).with_key(format!("k{}", number % 64));
+                sent.push((value, publisher.send(event).await.expect("the publisher goes on")));
+            }
+            sent
+        })
+    };
+    let settle = |sent: Vec<_>| {
+        runtime.block_on(async {
+            let mut acks = Vec::new();
+            for (value, delivery) in sent {
+                let delivery: meridian_sdk::Delivery = delivery;
+                acks.push((value, delivery.await.expect("every event is acknowledged")));
+            }
+            acks
+        })
+    };
+    let mut acks: Vec<(String, Ack)> = settle(send(0, BEFORE));
+    until("the other region has them", WITHIN, || {
+        let held = read(&world, "eu").len();
+        if held == BEFORE { Ok(()) } else { Err(format!("{held}")) }
+    });
+
+    // Two of three are gone in the middle of it.
+    let mut open = send(BEFORE, UNDER_WAY);
+    world.kill9("us-1");
+    world.kill9("us-2");
+    let lost = ["us-1", "us-2"].map(|name| world.id_of(name).to_string()).join(",");
+    let left = world.id_of("us-3");
+    open.extend(send(BEFORE + UNDER_WAY, MEANWHILE));
+
+    // New nodes are admitted, and wait: the region decides nothing.
+    let fresh: Vec<String> = (0..2).map(|_| world.prepare_node("us")).collect();
+    for name in &fresh {
+        let _ = world.with_config(&["format"], name).ok();
+        world.launch(name);
+        let _ = world.with_config(&["node", "add"], name).ok();
+    }
+    let restore = |world: &World, lost: &str, more: &[&str]| {
+        let mut line = vec!["region", "restore", "us", "--lost", lost];
+        line.extend(more);
+        world.cli(&line)
+    };
+    let first = world.id_of("us-1").to_string();
+    let _ = restore(&world, &first, &[]).failed_saying(&["is a majority"]);
+    let _ = restore(&world, &format!("{first},{left}"), &[]).failed_saying(&["it is not lost"]);
+    let _ = restore(&world, "99", &[]).failed_saying(&["node 99 is not of region us"]);
+    let dry = restore(&world, &lost, &["--dry-run"]).ok();
+    let said = String::from_utf8_lossy(&dry.stdout);
+    assert!(said.contains("incarnation 1 ends, 2 begins") && said.contains("RECOVERED"), "{said}");
+    assert!(world.runs("us-3") && !world.is_ready(&fresh[0]), "a dry run changes nothing");
+
+    let _ = restore(&world, &lost, &[]).ok();
+    let _ = restore(&world, &lost, &[]);
+    for name in fresh.iter().map(String::as_str).chain(["us-3"]) {
+        world.wait_ready(name);
+    }
+    acks.extend(settle(open));
+    acks.extend(settle(send(BEFORE + UNDER_WAY + MEANWHILE, BEFORE)));
+
+    // A disk that was given up is refused, with what it holds.
+    world.launch("us-1");
+    until("it is told and ends", WITHIN, || {
+        if world.has_ended("us-1") { Ok(()) } else { Err(world.log_tail("us-1")) }
+    });
+    assert!(world.log_tail("us-1").contains("was removed for ever"), "{}", world.log_tail("us-1"));
+
+    let report = world.agree(STREAM, WITHIN);
+    assert!(report.lanes.iter().all(|lane| lane.agree), "{report:#?}");
+    let (old, new) = (acked(&acks, 1), acked(&acks, 2));
+    let (eu, us) = (read(&world, "eu"), read(&world, "us"));
+    assert_eq!(eu, us, "both regions give back the same");
+    assert!(eu.values().all(|times| *times == 1), "stored twice: {eu:?}");
+    for value in &new {
+        assert!(eu.contains_key(*value), "{value} was acknowledged by the incarnation that lives");
+    }
+    for number in 0..BEFORE {
+        assert!(eu.contains_key(&number.to_string()), "{number} was mirrored before");
+    }
+    assert!(new.len() >= BEFORE && old.len() >= BEFORE, "{} of the old, {} of the new", old.len(), new.len());
+    let gone = old.iter().filter(|value| !eu.contains_key(**value)).count();
+    say(&format!(
+        "restored: {} events acknowledged before, {} after; {gone} were acknowledged, reached nobody else and went with the disks",
+        old.len(),
+        new.len()
+    ));
+    // Only what was under way when two disks went.
+    assert!(gone <= UNDER_WAY);
+}

@@ -1,6 +1,7 @@
 //! What a node of a region does all the time: it says that it is there, tells its shards who was elected, and drives
 //! placement while it leads that group.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub struct Agent {
     began: Instant,
     driving: Option<Driving>,
     heartbeat_due: Instant,
+    /// The last heartbeat of each node, and when it came: for the day on which this node drives.
+    heard: BTreeMap<NodeId, (Heartbeat, Timestamp)>,
 }
 
 impl Agent {
@@ -65,8 +68,15 @@ impl Agent {
         let (sender, events) = mpsc::unbounded_channel();
         let region = Region::new(me, config, placement, dialer, vetting, board, sender);
         let now = Instant::now();
-        let agent =
-            Self { region: region.clone(), events, wanted, began: now, driving: None, heartbeat_due: now };
+        let agent = Self {
+            region: region.clone(),
+            events,
+            wanted,
+            began: now,
+            driving: None,
+            heartbeat_due: now,
+            heard: BTreeMap::new(),
+        };
         (region, agent)
     }
 
@@ -84,6 +94,7 @@ impl Agent {
                         return;
                     }
                     elections::tell_all(&self.region).await;
+                    self.region.leave_deposed();
                     self.step(Input::Changed);
                 }
                 _ = ticks.tick() => {
@@ -120,8 +131,13 @@ impl Agent {
             match self.region.0.placement.barrier(BARRIER_WITHIN).await {
                 Ok(()) => {
                     tracing::info!("this node drives the region's placement");
+                    // What came meanwhile, or those who said it would look silent.
+                    while let Ok(event) = self.events.try_recv() {
+                        self.on_event(event);
+                    }
                     let (region, now) = (self.region.clone(), self.now());
-                    self.driving = Some(Driving::new(region, (self.wanted)(), now));
+                    let heard = self.heard.values().cloned();
+                    self.driving = Some(Driving::new(region, (self.wanted)(), heard, now));
                 }
                 Err(error) => tracing::debug!(%error, "the placement group is not ready to be driven"),
             }
@@ -130,7 +146,10 @@ impl Agent {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Heard(heartbeat) => self.step(Input::Heard(heartbeat)),
+            Event::Heard(heartbeat) => {
+                self.heard.insert(heartbeat.node, (heartbeat.clone(), self.now()));
+                self.step(Input::Heard(heartbeat));
+            }
             Event::Fenced { node, boot, answers } => self.step(Input::Fenced { node, boot, answers }),
             Event::Proposed(true) => self.step(Input::Changed),
             Event::Proposed(false) => self.step(Input::Refused),
@@ -149,7 +168,8 @@ impl Agent {
         let heartbeat = self.heartbeat().await;
         // To all: whoever drives next knows at once who is there.
         self.region.0.say_all(&Word::Heartbeat(heartbeat_to_wire(&heartbeat)));
-        self.step(Input::Heard(heartbeat));
+        self.on_event(Event::Heard(heartbeat));
+        self.region.leave_deposed();
     }
 
     async fn heartbeat(&self) -> Heartbeat {

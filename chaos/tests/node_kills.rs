@@ -29,13 +29,13 @@ const DEAD_FOR: Duration = Duration::from_secs(2);
 const STOPPED_FOR: Duration = Duration::from_secs(6);
 const WITHIN: Duration = Duration::from_secs(120);
 /// Events of each airport, where not all are taken, and how many a second.
-const PART: (usize, u32) = (20_000, 700);
+const PART: (usize, u32) = (9_000, 700);
 /// How many a second where all are taken.
 const ALL_RATE: u32 = 1200;
 /// Events a second beside an operator's commands.
 const RATE: u32 = 400;
 /// Events that are there before, so that a replica is not made in no time; and how many a second.
-const BEFORE: (usize, u32) = (40_000, 20_000);
+const BEFORE: (usize, u32) = (20_000, 20_000);
 
 fn runtime() -> Runtime {
     let mut builder = tokio::runtime::Builder::new_multi_thread();

@@ -87,6 +87,10 @@ fn run(
     seed: Option<u64>,
     short: bool,
 ) -> Result<bool, Trouble> {
+    if (1..=times).all(|time| scenarios.iter().all(|scenario| state.has(scenario.name, time))) {
+        // That run came to its end: this is another.
+        state = state.anew()?;
+    }
     for time in 1..=times {
         for scenario in scenarios {
             if state.has(scenario.name, time) {

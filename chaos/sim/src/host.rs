@@ -54,6 +54,8 @@ pub struct Host {
     pub pumps: BTreeMap<NodeId, Pump>,
     /// The set of its last leadership.
     pub set: Option<ReplicaSet>,
+    /// How far it was seen to count each node's flushes, and in which leadership.
+    pub counted: (LeaderEpoch, BTreeMap<NodeId, Seq>),
     /// How far its committed mark was looked at.
     pub seen: Seq,
     /// Its link is about to be told how it is.

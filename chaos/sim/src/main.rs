@@ -25,8 +25,8 @@ enum Command {
         /// The first seed; `MERIDIAN_SEED` where it is set.
         #[arg(long)]
         from: Option<u64>,
-        /// On how many threads.
-        #[arg(long, default_value_t = 2)]
+        /// On how many threads; as many as there are cores.
+        #[arg(long, default_value_t = cores())]
         jobs: usize,
         /// Stops after so many minutes.
         #[arg(long)]
@@ -54,13 +54,17 @@ enum Command {
         /// The first seed.
         #[arg(long, default_value_t = 0)]
         from: u64,
-        /// On how many threads.
-        #[arg(long, default_value_t = 2)]
+        /// On how many threads; as many as there are cores.
+        #[arg(long, default_value_t = cores())]
         jobs: usize,
         /// This one alone.
         #[arg(long)]
         only: Option<String>,
     },
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn main() -> ExitCode {
@@ -86,7 +90,7 @@ fn many(seeds: u64, from: u64, jobs: usize, minutes: Option<u64>, mutant: Option
     let (mut histories, mut events, mut operations, mut faults, mut simulated) =
         (0u64, 0u64, 0u64, 0u64, 0u64);
     let mut met = Coverage::default();
-    let mut broken = Vec::new();
+    let (mut broken, mut thin) = (Vec::new(), Vec::new());
     run::histories(from..from.saturating_add(seeds), jobs, mutant, |outcome| {
         histories += 1;
         events += outcome.events;
@@ -94,6 +98,9 @@ fn many(seeds: u64, from: u64, jobs: usize, minutes: Option<u64>, mutant: Option
         faults += outcome.faults;
         simulated += outcome.lasted;
         met.merge(&outcome.met);
+        if outcome.is_thin() {
+            thin.push(outcome.seed);
+        }
         if let Some(breach) = outcome.breach {
             println!("seed {}: {}: {}", outcome.seed, breach.law, breach.what);
             broken.push(outcome.seed);
@@ -115,6 +122,10 @@ fn many(seeds: u64, from: u64, jobs: usize, minutes: Option<u64>, mutant: Option
         faults / histories.max(1),
         simulated / 1_000_000,
     );
+    if !thin.is_empty() {
+        println!("too little happened in {} seeds: {thin:?}", thin.len());
+        return ExitCode::FAILURE;
+    }
     if broken.is_empty() {
         println!("no law was broken");
         return ExitCode::SUCCESS;
@@ -143,21 +154,24 @@ fn replay(seed: u64, trace: bool, mutant: Option<Mutant>) -> ExitCode {
 }
 
 fn table(seeds: u64, from: u64, jobs: usize, only: Option<Mutant>) -> ExitCode {
-    let mut missed = 0;
-    println!("| mutant | caught by the checker of | seeds it took | the seed, which passes unmutated |");
-    println!("| --- | --- | --- | --- |");
+    let (mut caught_all, mut count) = (0, 0);
+    println!(
+        "| mutant | breaks, and is caught by the checker of | seeds it took | the seed, which passes unmutated | seeds before in which another checker was first |"
+    );
+    println!("| --- | --- | --- | --- | --- |");
     for mutant in Mutant::ALL.into_iter().filter(|mutant| only.is_none_or(|only| only == *mutant)) {
         let caught = mutants::catch(mutant, from, seeds, jobs);
+        let (law, tried, others) = (mutants::law(mutant), caught.tried, caught.others);
+        count += 1;
         match caught.by {
             Some((seed, breach)) => {
-                println!("| {mutant:?} | {} | {} | {seed} |", breach.law, caught.tried);
+                caught_all += 1;
+                println!("| {mutant:?} | {law} | {tried} | {seed} | {others} |");
                 eprintln!("  {mutant:?}: {}", breach.what);
             }
-            None => {
-                missed += 1;
-                println!("| {mutant:?} | nothing | {} | – |", caught.tried);
-            }
+            None => println!("| {mutant:?} | {law}: NOT CAUGHT | {tried} | – | {others} |"),
         }
     }
-    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("{caught_all} of {count} mutants were caught by the checker of the law that they break");
+    if caught_all == count { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

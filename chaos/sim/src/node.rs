@@ -1,6 +1,6 @@
 //! A node: what outlives its process, and the process.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use meridian_metadata::placement::Placement;
@@ -42,6 +42,8 @@ pub struct Node {
     pub in_flight: BTreeMap<ShardId, StoredLog>,
     /// It stands still until then.
     pub frozen_until: u64,
+    /// Its disk has no room for another file.
+    pub full: bool,
 }
 
 /// A process.
@@ -77,8 +79,6 @@ pub struct Session {
     pub feed: Feed,
     pub to: NodeId,
     pub to_region: usize,
-    /// What it was asked for.
-    pub followed: BTreeSet<ShardId>,
 }
 
 impl Node {
@@ -102,6 +102,7 @@ impl Node {
             joined,
             process: None,
             frozen_until: 0,
+            full: false,
         }
     }
 
@@ -254,6 +255,7 @@ fn host(id: ShardId, home: Origin, replica: Replica) -> Host {
         answers: BTreeMap::new(),
         pumps: BTreeMap::new(),
         set: None,
+        counted: Default::default(),
         seen,
         showing: false,
     }

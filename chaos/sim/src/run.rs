@@ -4,13 +4,18 @@ use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Mutex;
 use std::sync::Once;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use meridian_types::mutant::{self, Mutant};
 
 use crate::check::{Breach, Law};
 use crate::coverage::Coverage;
 use crate::world::World;
+
+/// A history has at least so many operations of clients, and so many faults.
+pub const OPERATIONS: u64 = 100;
+/// See [`OPERATIONS`].
+pub const FAULTS: u64 = 3;
 
 /// What became of a history.
 #[derive(Debug)]
@@ -33,6 +38,13 @@ pub struct Outcome {
     pub lasted: u64,
     /// If they were asked for.
     pub lines: Vec<String>,
+}
+
+impl Outcome {
+    /// Whether it ended early without a reason: too little happened.
+    pub fn is_thin(&self) -> bool {
+        self.breach.is_none() && (self.operations < OPERATIONS || self.faults < FAULTS)
+    }
 }
 
 thread_local!(static PANIC: RefCell<Option<String>> = const { RefCell::new(None) });
@@ -94,29 +106,29 @@ fn with<T>(mutant: Option<Mutant>, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Runs the histories of some seeds on so many threads; `done` is called for each, in no order, and says whether to go on.
+/// Runs the histories of some seeds on so many threads; `done` is called for each, in no order, and says whether to begin
+/// further ones.
 pub fn histories(
     seeds: std::ops::Range<u64>,
     jobs: usize,
     mutant: Option<Mutant>,
     done: impl FnMut(Outcome) -> bool + Send,
 ) {
-    let next = AtomicU64::new(seeds.start);
-    let done = Mutex::new((done, true));
+    let (next, go_on) = (AtomicU64::new(seeds.start), AtomicBool::new(true));
+    let done = Mutex::new(done);
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
-                loop {
+                while go_on.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= seeds.end {
                         return;
                     }
                     let outcome = history(seed, mutant, false);
                     let mut done = done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    if !done.1 {
-                        return;
+                    if !done(outcome) {
+                        go_on.store(false, Ordering::Relaxed);
                     }
-                    done.1 = (done.0)(outcome);
                 }
             });
         }

@@ -29,6 +29,9 @@ pub struct Weights {
     pub moving: u32,
     pub join: u32,
     pub remove: u32,
+    pub disk_full: u32,
+    pub region_lost: u32,
+    pub wan_long: u32,
 }
 
 /// How a history is set up.
@@ -37,6 +40,8 @@ pub struct Swarm {
     pub regions: usize,
     /// By region.
     pub nodes: Vec<u32>,
+    /// How many replicas each region wants, by region.
+    pub replication: Vec<u32>,
     pub shards: u16,
     pub partitions: u32,
     pub producers: usize,
@@ -73,9 +78,10 @@ impl Swarm {
     /// Draws one.
     pub fn draw(rng: &mut Rng) -> Self {
         let regions = [1, 2, 2, 2, 3][rng.random_range(0..5)];
-        let nodes = (0..regions).map(|_| [3, 3, 3, 3, 3, 1, 5][rng.random_range(0..7)]).collect();
+        let nodes: Vec<u32> = (0..regions).map(|_| [3, 3, 3, 3, 1, 5, 5][rng.random_range(0..7)]).collect();
+        let replication = nodes.iter().map(|count| (*count).min([3, 5][rng.random_range(0..2)])).collect();
         let mut weights = Weights::default();
-        let all: [&mut u32; 19] = [
+        let all: [&mut u32; 22] = [
             &mut weights.crash,
             &mut weights.crash_leader,
             &mut weights.crash_many,
@@ -95,12 +101,18 @@ impl Swarm {
             &mut weights.moving,
             &mut weights.join,
             &mut weights.remove,
+            &mut weights.disk_full,
+            &mut weights.region_lost,
+            &mut weights.wan_long,
         ];
         for weight in all {
             *weight = [0, 0, 1, 2, 6][rng.random_range(0..5)];
         }
         // A history without any fault tests little.
         weights.crash += 1;
+        // They last long, and leave less of the rest.
+        weights.region_lost = weights.region_lost.min(1);
+        weights.wan_long = weights.wan_long.min(1);
         let millis = |from: u64, to: u64, rng: &mut Rng| Duration::from_millis(rng.random_range(from..=to));
         let driver = driver::Config {
             dead_after: millis(300, 1_000, rng),
@@ -117,6 +129,7 @@ impl Swarm {
         Self {
             regions,
             nodes,
+            replication,
             shards: rng.random_range(1..=2),
             partitions: rng.random_range(1..=4),
             producers: rng.random_range(2..=5),
@@ -132,7 +145,7 @@ impl Swarm {
             batch: [1, 1, 4, 64][rng.random_range(0..4)],
             max_round: [6 << 10, 24 << 10][rng.random_range(0..2)],
             file_bytes: [64 << 10, 256 << 10][rng.random_range(0..2)],
-            apply_lag: [1_000, 20_000, 200_000][rng.random_range(0..3)],
+            apply_lag: [1_000, 20_000, 200_000, 1_500_000][rng.random_range(0..4)],
             down: [50_000, 500_000, 2_500_000][rng.random_range(0..3)],
             pipeline: rng.random_range(1..=3),
             weights,

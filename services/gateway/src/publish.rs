@@ -151,7 +151,7 @@ impl Gateway {
         loop {
             let outcome = match self.region().route(shard) {
                 Route::Here(leader) => return leader.begin_publish(publish).await,
-                Route::There(node) => self.region().forward(node, publish.clone()).await,
+                Route::There(node) => self.region().forward(node, shard, publish.clone()).await,
                 Route::Nowhere => Err(PublishError::Rejected(Reject::NotLeader)),
             };
             match outcome {

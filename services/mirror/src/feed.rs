@@ -48,6 +48,8 @@ pub enum FeedInput {
     },
     /// The copy wants no more of a shard.
     Stop(ShardId),
+    /// Nothing new will come of a shard here: its replica has left the set.
+    Left(ShardId),
     /// The copy can take so many more bytes.
     Credit(u64),
     /// The source holds more.
@@ -149,6 +151,11 @@ pub struct Feed {
 }
 
 impl Feed {
+    /// What the copy reads here, for the shell to see whether each is still replicated here: [`FeedInput::Left`].
+    pub fn wanted(&self) -> impl Iterator<Item = ShardId> {
+        self.wanted.keys().copied()
+    }
+
     /// Takes one input and appends what is to be done.
     pub fn step(&mut self, input: FeedInput, out: &mut Vec<FeedEffect>) {
         match input {
@@ -157,6 +164,14 @@ impl Feed {
             }
             FeedInput::Stop(shard) => {
                 self.wanted.remove(&shard);
+            }
+            FeedInput::Left(shard) => {
+                // Its mark stands still, so the copy would not be behind, and stay.
+                if let Some(wanted) = self.wanted.remove(&shard) {
+                    let (reason, last) = (RefusedReason::UnknownShard, wanted.mark.seq);
+                    let message = "its replica has left this node".into();
+                    out.push(FeedEffect::Refuse { shard, reason, last, message });
+                }
             }
             FeedInput::Credit(bytes) => {
                 self.credit = self.credit.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));

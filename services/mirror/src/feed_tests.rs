@@ -275,3 +275,26 @@ fn marks_are_told_when_they_move_and_all_of_them_now_and_then() {
     assert!(rig.step(FeedInput::TellMarks { all: false }).is_empty());
     assert_eq!(rig.step(FeedInput::TellMarks { all: true }).len(), 2);
 }
+
+#[test]
+fn a_replica_that_leaves_the_set_after_it_was_asked_for_is_refused() {
+    let (a, b) = (shard(0), shard(1));
+    let mut rig = Rig::with([(a, log(a, 1, 9, 50)), (b, log(b, 1, 9, 50))]);
+    rig.step(FeedInput::Credit(PLENTY));
+    rig.fetch(a, 1, mark(5));
+    rig.fetch(b, 1, mark(5));
+    assert_eq!(rig.feed.wanted().collect::<Vec<_>>(), [a, b]);
+    // A read is under way when it leaves.
+    rig.hold = true;
+    rig.step(FeedInput::Advanced(a, mark(9)));
+    let out = rig.step(FeedInput::Left(a));
+    let refused_by = |effect: &FeedEffect| matches!(effect, FeedEffect::Refuse { shard, reason: RefusedReason::UnknownShard, last: Seq(9), .. } if *shard == a);
+    assert!(rig.held.iter().chain(&out).any(refused_by), "the link turns to another node");
+    assert_eq!(rig.feed.wanted().collect::<Vec<_>>(), [b], "the other is still fed");
+    rig.held.retain(|effect| matches!(effect, FeedEffect::Read { .. }));
+    assert!(rig.release().is_empty(), "what was read meanwhile goes nowhere");
+    let told = rig.step(FeedInput::TellMarks { all: true });
+    assert!(matches!(told[..], [FeedEffect::Mark(told, _)] if told == b), "and its mark is told no more");
+    assert_eq!(pushed(&rig.step(FeedInput::Advanced(b, mark(9)))).len(), 4);
+    assert!(rig.step(FeedInput::Left(a)).is_empty(), "once is enough");
+}

@@ -184,6 +184,7 @@ impl Session {
                 Some(input) = inbox.recv(), if idle => self.step(input),
                 _ = ticks.tick(), if listening => {
                     count += 1;
+                    self.end_what_has_left();
                     self.step(FeedInput::TellMarks { all: count.is_multiple_of(10) });
                 }
             }
@@ -219,9 +220,7 @@ impl Session {
             }
             In::Stop(stop) => {
                 let shard = shard_of(stop.shard.as_ref())?;
-                if let Some(follower) = self.followers.remove(&shard) {
-                    follower.abort();
-                }
+                self.unfollow(shard);
                 self.step(FeedInput::Stop(shard));
             }
             In::Credit(credit) => self.step(FeedInput::Credit(credit.bytes)),
@@ -281,6 +280,21 @@ impl Session {
         });
         if let Some(old) = self.followers.insert(shard, follower.abort_handle()) {
             old.abort();
+        }
+    }
+
+    fn unfollow(&mut self, shard: ShardId) {
+        if let Some(follower) = self.followers.remove(&shard) {
+            follower.abort();
+        }
+    }
+
+    /// A replica may leave the set after it was asked for: the link is to turn to a node that still has one.
+    fn end_what_has_left(&mut self) {
+        let left = self.feed.wanted().filter(|shard| self.neighbours.is_placed_elsewhere(*shard));
+        for shard in left.collect::<Vec<_>>() {
+            self.unfollow(shard);
+            self.step(FeedInput::Left(shard));
         }
     }
 

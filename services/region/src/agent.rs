@@ -1,6 +1,7 @@
 //! What a node of a region does all the time: it says that it is there, tells its shards who was elected, and drives
 //! placement while it leads that group.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +58,8 @@ pub struct Agent {
     heartbeat_due: Instant,
     /// What the driver was last told of the shards that the region shall have.
     wanted: Vec<ShardId>,
+    /// The last heartbeat of each node, and when it came: for the day on which this node drives.
+    heard: BTreeMap<NodeId, (Heartbeat, Timestamp)>,
 }
 
 impl Agent {
@@ -80,6 +83,7 @@ impl Agent {
             driving: None,
             heartbeat_due: now,
             wanted: Vec::new(),
+            heard: BTreeMap::new(),
         };
         (region, agent)
     }
@@ -100,6 +104,7 @@ impl Agent {
                     }
                     self.region.reach_all();
                     elections::tell_all(&self.region).await;
+                    self.region.leave_deposed();
                     self.step(Input::Changed);
                 }
                 _ = ticks.tick() => {
@@ -137,9 +142,14 @@ impl Agent {
             match self.region.0.placement.barrier(BARRIER_WITHIN).await {
                 Ok(()) => {
                     tracing::info!("this node drives the region's placement");
+                    // What came meanwhile, or those who said it would look silent.
+                    while let Ok(event) = self.events.try_recv() {
+                        self.on_event(event);
+                    }
                     let (region, now) = (self.region.clone(), self.now());
                     self.wanted = region.0.shards.wanted();
-                    self.driving = Some(Driving::new(region, self.wanted.clone(), now));
+                    let heard = self.heard.values().cloned();
+                    self.driving = Some(Driving::new(region, self.wanted.clone(), heard, now));
                 }
                 Err(error) => tracing::debug!(%error, "the placement group is not ready to be driven"),
             }
@@ -148,7 +158,10 @@ impl Agent {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Heard(heartbeat) => self.step(Input::Heard(heartbeat)),
+            Event::Heard(heartbeat) => {
+                self.heard.insert(heartbeat.node, (heartbeat.clone(), self.now()));
+                self.step(Input::Heard(heartbeat));
+            }
             Event::Fenced { node, boot, answers } => self.step(Input::Fenced { node, boot, answers }),
             Event::Proposed(true) => self.step(Input::Changed),
             Event::Proposed(false) => self.step(Input::Refused),
@@ -179,7 +192,8 @@ impl Agent {
         let heartbeat = self.heartbeat().await;
         // To all: whoever drives next knows at once who is there.
         self.region.0.say_all(&Word::Heartbeat(heartbeat_to_wire(&heartbeat)));
-        self.step(Input::Heard(heartbeat));
+        self.on_event(Event::Heard(heartbeat));
+        self.region.leave_deposed();
     }
 
     async fn heartbeat(&self) -> Heartbeat {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use meridian_metadata::driver::{Config, Driver, Effect, Input};
+use meridian_metadata::driver::{Config, Driver, Effect, Heartbeat, Input};
 use meridian_metadata::placement::{Change, Command};
 use meridian_types::{ShardId, Timestamp};
 use meridian_wire::v1;
@@ -24,14 +24,23 @@ pub(crate) struct Driving {
 }
 
 impl Driving {
-    /// Begins to drive: `wanted` is every shard that the region shall have.
-    pub fn new(region: Region, wanted: Vec<ShardId>, now: Timestamp) -> Self {
+    /// Begins to drive: `wanted` is every shard that the region shall have, `heard` each node's last heartbeat and when it
+    /// came.
+    pub fn new(
+        region: Region,
+        wanted: Vec<ShardId>,
+        heard: impl Iterator<Item = (Heartbeat, Timestamp)>,
+        now: Timestamp,
+    ) -> Self {
         let config = Config {
             dead_after: region.0.config.dead_after,
             grace: region.0.config.grace,
             ..Config::default()
         };
         let mut driving = Self { region, driver: Driver::new(config, now) };
+        for (heartbeat, at) in heard {
+            driving.driver.heard_before(heartbeat, at);
+        }
         driving.step(Input::Wanted(wanted), now);
         driving
     }

@@ -21,6 +21,8 @@ use crate::feeds::{Feed, Feeds};
 use crate::forward::Forwards;
 use crate::way::{Maker, Way, WayEvent};
 
+/// A node is sent no publishes once it has missed so many heartbeats: it may stand still, and so would they.
+const MISSED_BEATS: u32 = 4;
 /// How long an operator waits for the placement group.
 const WISH_WITHIN: Duration = Duration::from_secs(10);
 
@@ -170,14 +172,14 @@ impl Region {
             if let Some((leader, epoch)) = progress.follows
                 && epoch >= placed_in
             {
-                return Route::There(leader);
+                return self.there(leader);
             }
             if progress.promised > placed_in {
                 return Route::Nowhere;
             }
         }
         match placed {
-            Some(elected) if elected.node != self.0.me.node => Route::There(elected.node),
+            Some(elected) if elected.node != self.0.me.node => self.there(elected.node),
             _ => Route::Nowhere,
         }
     }
@@ -194,6 +196,24 @@ impl Region {
         held.is_some_and(|held| held.progress().applied >= through)
     }
 
+    /// A leader on another node; while that is not heard nobody knows, and the caller waits as for an election.
+    fn there(&self, node: NodeId) -> Route {
+        if self.is_heard(node) { Route::There(node) } else { Route::Nowhere }
+    }
+
+    /// Whether a node's last heartbeats came.
+    fn is_heard(&self, node: NodeId) -> bool {
+        let heard = self.0.heard.read().get(&node).copied();
+        heard.is_some_and(|heard| heard.at.elapsed() < MISSED_BEATS * self.0.config.heartbeat)
+    }
+
+    /// Waits no longer for publishes that were handed to nodes which lead no more.
+    pub(crate) fn leave_deposed(&self) {
+        let state = self.placement();
+        let leader = |shard| state.shard(shard).and_then(|row| row.leader()).map(|elected| elected.node);
+        self.0.forwards.leave(Instant::now(), leader, |node| self.is_heard(node));
+    }
+
     /// Hands a batch to a shard's leader on another node. Batches of one caller for one node keep the order of these
     /// calls. What it comes to arrives at the receiver, which ends without an answer where that may be lost.
     ///
@@ -202,11 +222,12 @@ impl Region {
     pub async fn forward(
         &self,
         to: NodeId,
+        shard: ShardId,
         publish: Publish,
     ) -> Result<oneshot::Receiver<Result<Ack, Reject>>, PublishError> {
         let way = self.0.way(to).filter(|way| way.is_connected());
         let way = way.ok_or(PublishError::Rejected(Reject::NotLeader))?;
-        let (id, answer) = self.0.forwards.begin(to);
+        let (id, answer) = self.0.forwards.begin(to, shard);
         let word = v1::Word {
             word: Some(v1::word::Word::Publish(v1::ForwardPublish {
                 id,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use meridian_types::mutant::{self, Mutant};
 use meridian_types::{NodeId, Seq, SetVersion};
 
 /// The nodes that replicate a shard in its hosting region.
@@ -40,6 +41,9 @@ impl Majority {
 
     /// Counts a flush, but only of a node whose log has been matched.
     pub fn flushed(&mut self, node: NodeId, seq: Seq) {
+        if mutant::is(Mutant::BeyondMatched) {
+            self.matched(node);
+        }
         if let Some(flushed) = self.flushed.get_mut(&node) {
             *flushed = (*flushed).max(seq);
         }

@@ -42,7 +42,7 @@ pub struct Verdict {
     pub lost: u64,
     /// Events that are stored more than once.
     pub doubled: u64,
-    /// The longest time without an acknowledgement of the publisher that waited longest, in milliseconds.
+    /// The longest time without an acknowledgement in a lane of a publisher that waited for one, in milliseconds.
     pub silence_ms: u64,
     /// Everything that broke a law, in words.
     pub breaches: Vec<String>,

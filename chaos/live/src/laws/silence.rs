@@ -1,25 +1,39 @@
-//! How long a publisher, or one of its lanes, went without an acknowledgement while it was waiting for one. Measured, not judged.
+//! How long a publisher's lane went without an acknowledgement while it was waiting for one. Measured, not judged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::parts;
 use crate::record::{Entry, What};
 
-/// The longest time, over all publishers, between two acknowledgements (or from the oldest unanswered call to the next
-/// acknowledgement) while at least one call had no answer.
+/// What the SDK's publishers are called. The others ask what the SDK does not, and wait where it would not.
+const OF_THE_SDK: &str = "/0";
+
+/// The longest time, over all lanes of all of the SDK's publishers, between two acknowledgements (or from the oldest
+/// unanswered call to the next acknowledgement) while at least one call had no answer. A lane is its own measure: while
+/// one leader is gone, others acknowledge what is theirs.
 pub fn longest_silence(entries: &[Entry]) -> Duration {
+    let lanes: HashMap<&str, &str> = entries
+        .iter()
+        .filter_map(|entry| match &entry.what {
+            What::Ack { id, lane, .. } => Some((id.as_str(), lane.as_str())),
+            _ => None,
+        })
+        .collect();
     let mut longest = 0;
-    // By publisher: calls without an answer, and since when nothing came.
-    let mut waiting: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    // By publisher and lane: calls without an answer, and since when nothing came.
+    let mut waiting: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
     for Entry { at, what } in entries {
         let (id, answered) = match what {
             What::Call { id, .. } => (id, false),
             What::Ack { id, .. } | What::Error { id, .. } => (id, true),
             _ => continue,
         };
-        let Some((publisher, _)) = parts(id) else { continue };
-        let (open, since) = waiting.entry(publisher).or_insert((0, *at));
+        let publisher = parts(id).map(|(publisher, _)| publisher).filter(|name| name.ends_with(OF_THE_SDK));
+        let Some(publisher) = publisher else { continue };
+        // What was never acknowledged counts for itself.
+        let lane = lanes.get(id.as_str()).copied().unwrap_or_default();
+        let (open, since) = waiting.entry((publisher, lane)).or_insert((0, *at));
         if answered {
             longest = longest.max(at - *since);
             *open = open.saturating_sub(1);

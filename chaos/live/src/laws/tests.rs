@@ -81,6 +81,26 @@ fn an_error_and_a_gap_are_heard_and_silence_is_measured() {
 }
 
 #[test]
+fn a_lane_without_an_answer_is_measured_while_other_lanes_go_on() {
+    let call = |at, id: &str| Entry { at, what: What::Call { id: id.to_owned(), key: String::new() } };
+    let ack = |at, id: &str, lane: &str| {
+        let (id, lane) = (id.to_owned(), lane.to_owned());
+        Entry { at, what: What::Ack { id, lane, offset: 0, hlc: 0, duplicate: false } }
+    };
+    let entries = [
+        call(100, "us/0/0"),
+        call(110, "us/0/1"),
+        call(120, "us/1-7/0"),
+        ack(200, "us/0/0", "a"),
+        call(210, "us/0/2"),
+        ack(300, "us/0/2", "a"),
+        ack(700, "us/0/1", "b"),
+        ack(9000, "us/1-7/0", "a"),
+    ];
+    assert_eq!(longest_silence(&entries).as_micros(), 590, "us/1-7 is none of the SDK's");
+}
+
+#[test]
 fn a_lane_that_stands_still_is_measured_while_others_go_on() {
     let ack = |at, lane: &str| {
         let id = format!("us/0/{at}");

@@ -62,8 +62,11 @@ pub fn read_lanes(world: &World, region: u8, stream: &str) -> Result<BTreeMap<St
 /// Asks again and again; gives the last answer, whatever it is.
 pub(crate) fn agree(world: &World, stream: &str, within: Duration) -> Result<Report, Trouble> {
     // Each node for itself: replicas of a region have to be alike as well as regions' copies.
-    let nodes: Vec<(String, String)> =
-        (0..world.nodes()).map(|index| (world.node(index).name.clone(), world.endpoint(index))).collect();
+    let nodes: Vec<(String, String)> = world
+        .in_use()
+        .into_iter()
+        .map(|index| (world.node(index).name.clone(), world.endpoint(index)))
+        .collect();
     let stream = stream.to_owned();
     world.clients.run(async move {
         let copies = nodes.into_iter().map(|(name, endpoint)| {

@@ -16,13 +16,16 @@ pub use table::table;
 use crate::scenario::{Run, Scenario};
 use crate::trouble::Trouble;
 
+/// Breaches that are printed.
+const SHOWN: usize = 12;
+
 /// Runs one scenario once.
 pub fn run_once(scenario: &Scenario, run: Run, time: u32) -> RunResult {
     let begun = Instant::now();
     let (verdict, ended) = match (scenario.run)(run) {
         Ok(verdict) if verdict.breaches.is_empty() => (verdict, Ended::Ok),
         Ok(verdict) => {
-            let why = verdict.breaches.join("\n");
+            let why = some_of(&verdict.breaches);
             (verdict, Ended::Failed(why))
         }
         Err(Trouble::Skip(reason)) => (Default::default(), Ended::Skipped(reason)),
@@ -30,4 +33,13 @@ pub fn run_once(scenario: &Scenario, run: Run, time: u32) -> RunResult {
     };
     let seconds = begun.elapsed().as_secs_f64();
     RunResult { scenario: scenario.name.to_owned(), time, seed: run.seed, seconds, verdict, ended }
+}
+
+/// The first breaches: a lane that is missing breaks a law with each of its events. The record has them all.
+fn some_of(breaches: &[String]) -> String {
+    let mut lines: Vec<String> = breaches.iter().take(SHOWN).cloned().collect();
+    if breaches.len() > SHOWN {
+        lines.push(format!("and {} more", breaches.len() - SHOWN));
+    }
+    lines.join("\n")
 }

@@ -36,6 +36,14 @@ impl State {
         Ok(state)
     }
 
+    /// Begins anew.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn anew(self) -> Result<Self, Trouble> {
+        Self::open(&self.path, false)
+    }
+
     /// Whether this run is done.
     pub fn has(&self, scenario: &str, time: u32) -> bool {
         self.done.iter().any(|run| run.scenario == scenario && run.time == time)
@@ -82,6 +90,7 @@ mod tests {
         std::fs::write(&path, &text[..text.len() - 9]).unwrap();
         let state = State::open(&path, true).unwrap();
         assert!(state.has("01", 1) && !state.has("01", 2));
-        assert!(!State::open(&path, false).unwrap().has("01", 1));
+        assert!(!state.anew().unwrap().has("01", 1));
+        assert!(!State::open(&path, true).unwrap().has("01", 1));
     }
 }

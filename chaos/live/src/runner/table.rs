@@ -4,6 +4,9 @@ use std::fmt::Write as _;
 
 use crate::runner::{Ended, RunResult};
 
+/// What a row says of a failure; the run itself said it whole.
+const WHY: usize = 120;
+
 /// A row for each run, and a line that counts them.
 pub fn table(runs: &[RunResult]) -> String {
     let mut text = format!(
@@ -19,7 +22,10 @@ pub fn table(runs: &[RunResult]) -> String {
             }
             Ended::Failed(why) => {
                 failed += 1;
-                format!("FAILED: {}", why.lines().next().unwrap_or_default())
+                format!(
+                    "FAILED: {}",
+                    why.lines().next().unwrap_or_default().chars().take(WHY).collect::<String>()
+                )
             }
             Ended::Skipped(reason) => {
                 skipped += 1;

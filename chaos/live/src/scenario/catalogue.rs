@@ -2,8 +2,9 @@
 
 use crate::laws::Verdict;
 use crate::scenario::{
-    Run, clocks, cut_off, failover, fenced, figures, full_disk, lost_region, no_progress, one_way, own_flush,
-    power, producers, raft_files, sets, stopped, sync_error, wan_down, wiped_disk,
+    Run, clocks, cut_off, deposed, failover, fenced, figures, full_disk, last_tail, lost_region, no_progress,
+    one_way, own_flush, power, producers, raft_files, relayed, sets, stopped, sync_error, two_claim,
+    wan_down, wiped_disk,
 };
 use crate::trouble::Trouble;
 
@@ -25,6 +26,11 @@ pub fn all() -> Vec<Scenario> {
         row("01-power-loss-after-ack", "0 acknowledged events lost, same offsets", power::after_acks),
         row("01-power-loss-of-three", "the same with three replicas a shard", power::after_acks_of_three),
         row("02-last-without-tail", "not electable until it has caught up; one history", cut_off::run),
+        row(
+            "03-last-replica-tail",
+            "unavailable, nothing truncated; all is there once another is back",
+            last_tail::run,
+        ),
         row(
             "05-raft-file",
             "that node refuses to start, the others serve, nothing is deleted",
@@ -48,6 +54,11 @@ pub fn all() -> Vec<Scenario> {
             one_way::run,
         ),
         row("13-clock", "a clock ten minutes off, and back: no law broken", clocks::run),
+        row(
+            "14-two-claim",
+            "one leads in each epoch; how a breach ends a node: by simulation",
+            two_claim::run,
+        ),
         row("15-sets-change", "0 lost, no set stays between two", sets::run),
         row("16-wiped-disk", "refused under the old id", wiped_disk::run),
         row(
@@ -64,6 +75,17 @@ pub fn all() -> Vec<Scenario> {
         row("20-wan-down", "local acks go on; then a byte-identical prefix, bounded memory", wan_down::run),
         row("21-region-lost", "its unmirrored tail arrives late and whole", lost_region::run),
         row("28-no-progress", "noticed: a metric, a reconnect", no_progress::run),
+        row("30-relay", "events flow through a third region; healed, nothing is doubled", relayed::run),
+        row(
+            "32-stale-frames",
+            "not counted as the new epoch's: 0 acknowledged events lost",
+            deposed::stale_frames,
+        ),
+        row(
+            "35-cut-then-stored",
+            "replay yields what was stored last, at no time a cut frame",
+            deposed::cut_then_stored,
+        ),
         row(
             "36-own-flush",
             "it leads nothing before a new election; what was acknowledged stands",

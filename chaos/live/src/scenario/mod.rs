@@ -6,10 +6,12 @@
 mod catalogue;
 mod clocks;
 mod cut_off;
+mod deposed;
 mod failover;
 mod fenced;
 mod figures;
 mod full_disk;
+mod last_tail;
 mod lost_region;
 mod no_progress;
 mod one_way;
@@ -19,10 +21,12 @@ mod producers;
 mod quorum;
 mod raft_files;
 mod raw;
+mod relayed;
 mod sets;
 mod stage;
 mod stopped;
 mod sync_error;
+mod two_claim;
 mod wan_down;
 mod wiped_disk;
 

@@ -15,6 +15,10 @@ use crate::world::{DiskKind, Plan};
 /// What the volume's rounds lie in.
 pub(super) const VOLUME: &str = "volume/volume-";
 const SLOW: Duration = Duration::from_millis(120);
+/// What a sync takes on an ordinary disk.
+const FAST: Duration = Duration::from_millis(15);
+/// What the kernel may take to stop a killed process's threads.
+const KILLED: Duration = Duration::from_millis(3);
 const HELD_WITHIN: Duration = Duration::from_secs(20);
 
 fn plan() -> Plan {
@@ -29,7 +33,7 @@ impl Stage {
 
     /// Power goes on these at once.
     pub(super) fn cut_power(&mut self, indices: &[usize]) -> Result<(), Trouble> {
-        self.world.kill(indices)?;
+        self.kill_within_syncs(indices)?;
         for index in indices {
             let loss = self.loss();
             let power = self.world.node(*index).power()?;
@@ -37,6 +41,22 @@ impl Stage {
             power.lose_power(loss)?;
             let name = &self.world.node(*index).name;
             self.fault(format!("power lost on {name}: {all} bytes, {volume} of the volume, {loss:?}"));
+        }
+        Ok(())
+    }
+
+    /// Kills these at once; what they were about to sync is not.
+    pub(super) fn kill_within_syncs(&mut self, indices: &[usize]) -> Result<(), Trouble> {
+        for index in indices {
+            self.world.node_mut(*index).signal(rustix::process::Signal::KILL);
+        }
+        // None of their threads runs any more: nobody hears what a sync without an effect answers.
+        std::thread::sleep(KILLED);
+        for index in indices {
+            self.world.node(*index).power()?.power_goes();
+        }
+        for index in indices {
+            self.world.node_mut(*index).wait_gone(Duration::from_secs(30))?;
         }
         Ok(())
     }
@@ -77,9 +97,16 @@ fn after_acks_in(run: Run, plan: Plan) -> Outcome {
     Stage::play(run, plan, Load::default(), |stage| {
         let all: Vec<usize> = (0..stage.world.nodes()).collect();
         for _ in 0..run.rounds(8, 2) {
+            // A disk so fast that nothing is ever under way loses nothing with its power.
+            for index in &all {
+                stage.world.node(*index).power()?.slow_syncs(Some((VOLUME, FAST)));
+            }
             stage.pause(700);
             stage.wait_acks(1)?;
             stage.cut_power(&all)?;
+            for index in &all {
+                stage.world.node(*index).power()?.slow_syncs(None);
+            }
             stage.start_again(&all)?;
             stage.wait_acks(30)?;
             stage.wait_acks_of("us", 10, Duration::from_secs(60))?;

@@ -114,21 +114,38 @@ impl Raw {
     ) -> Result<JoinHandle<Result<Answered, Trouble>>, Trouble> {
         let (endpoint, batch, recorder) = (self.endpoint.clone(), batch.clone(), stage.recorder.clone());
         stage.world.clients.spawn(async move {
-            let mut client = connect(endpoint).await?;
-            let answered: Answered = match client.publish(batch.request).await {
-                Ok(answer) => {
-                    answer.into_inner().results.into_iter().map(|result| place(result.result)).collect()
-                }
-                Err(status) => Err(ApiError::from_status(&status)
-                    .map_or_else(|| status.to_string(), |error| error.to_string())),
-            };
-            if let Ok(places) = &answered {
-                for (id, (lane, offset)) in batch.ids.into_iter().zip(places.clone()) {
-                    recorder.note(What::Ack { id, lane, offset, hlc: 0, duplicate: false });
-                }
-            }
-            Ok(answered)
+            let client = connect(endpoint).await?;
+            Ok(publish(client, batch, recorder).await)
         })
+    }
+
+    /// Sends so many events to a partition, each a batch and a publisher of its own, over one connection and all at once.
+    /// Whether each is acknowledged comes later.
+    pub fn flood(
+        &self,
+        stage: &Stage,
+        partition: u32,
+        events: u64,
+    ) -> Result<Vec<JoinHandle<Result<bool, Trouble>>>, Trouble> {
+        let endpoint = Endpoint::from_shared(self.endpoint.clone()).context("an endpoint")?;
+        let channel = stage
+            .world
+            .clients
+            .run(async move { endpoint.timeout(ANSWER_WITHIN).connect().await.context("connecting") })??;
+        let mut sent = Vec::new();
+        for number in 0..events {
+            let name = format!("{}-{partition}-{number}", self.name);
+            let one = Self { endpoint: self.endpoint.clone(), name, next: AtomicU64::new(0) };
+            let batch = one.batch_in(&stage.recorder, partition, None, 1);
+            let (client, recorder) = (EventServiceClient::new(channel.clone()), stage.recorder.clone());
+            sent.push(
+                stage
+                    .world
+                    .clients
+                    .spawn(async move { Ok(publish(client, batch, recorder).await.is_ok()) })?,
+            );
+        }
+        Ok(sent)
     }
 
     /// Sends a batch and waits for its answer.
@@ -141,6 +158,25 @@ impl Raw {
         let batch = self.batch(&stage.recorder, None, 1);
         self.publish(stage, &batch)
     }
+}
+
+async fn publish(
+    mut client: EventServiceClient<tonic::transport::Channel>,
+    batch: Batch,
+    recorder: Recorder,
+) -> Answered {
+    let answered: Answered = match client.publish(batch.request).await {
+        Ok(answer) => answer.into_inner().results.into_iter().map(|result| place(result.result)).collect(),
+        Err(status) => {
+            Err(ApiError::from_status(&status).map_or_else(|| status.to_string(), |error| error.to_string()))
+        }
+    };
+    if let Ok(places) = &answered {
+        for (id, (lane, offset)) in batch.ids.into_iter().zip(places.clone()) {
+            recorder.note(What::Ack { id, lane, offset, hlc: 0, duplicate: false });
+        }
+    }
+    answered
 }
 
 async fn connect(endpoint: String) -> Result<EventServiceClient<tonic::transport::Channel>, Trouble> {

@@ -15,6 +15,8 @@ use crate::scenario::{Outcome, Run, Stage};
 use crate::trouble::{Context as _, Trouble};
 use crate::world::{DiskKind, Leading, Plan};
 
+/// One more than a shard has replicas.
+const NODES: u8 = 4;
 const CHANGED_WITHIN: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -27,7 +29,7 @@ enum Wish {
 
 /// Runs it.
 pub fn run(run: Run) -> Outcome {
-    Stage::play(run, Plan::quorum(4, DiskKind::Plain), Load::default(), |stage| {
+    Stage::play(run, Plan::quorum(NODES, DiskKind::Plain), Load::default(), |stage| {
         for round in 0..run.rounds(8, 1) {
             let victim = stage.world.nodes_of(US)[round as usize % 4];
             let name = stage.name(victim);
@@ -56,6 +58,14 @@ pub fn run(run: Run) -> Outcome {
             let stall = stage.wait_flows(since, Duration::from_secs(30))?;
             stage.figure("in all of it", stall);
         }
+        // What a node has of a shard whose set it has left is a prefix, and nobody's copy; nor does a node give its readers
+        // more than it has. So one is taken out of use, and each of the others holds everything.
+        let spare = stage.world.nodes_of(US)[NODES as usize - 1];
+        ask(stage, Wish::Drain { node: spare as u32 + 1, undo: false })?;
+        wait_for(stage, "the drained node still holds shards", |leading| holds(leading, spare) == 0)?;
+        stage.wait_well()?;
+        stage.world.retire(spare)?;
+        stage.step(format!("{} is drained and ends", stage.name(spare)));
         Ok(())
     })
 }

@@ -6,6 +6,7 @@ mod node;
 mod plan;
 mod shards;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,8 @@ pub struct World {
     /// Between any two places.
     pub cuts: Cuts,
     regions: Vec<String>,
+    /// Nodes that were taken out of use.
+    retired: BTreeSet<usize>,
     folder: TempDir,
     binary: PathBuf,
     _spaces: Namespaces,
@@ -67,8 +70,19 @@ impl World {
         let clients = Clients::new()?;
         let regions = plan.regions.clone();
         let cuts = Cuts::default();
-        let mut world =
-            Self { nodes, clients, relay, cuts, regions, folder, binary, _spaces: spaces, _alone: alone };
+        let retired = BTreeSet::new();
+        let mut world = Self {
+            nodes,
+            clients,
+            relay,
+            cuts,
+            regions,
+            retired,
+            folder,
+            binary,
+            _spaces: spaces,
+            _alone: alone,
+        };
         for index in 0..world.nodes.len() {
             world.nodes[index].format(&world.binary)?;
             world.launch(index)?;
@@ -129,10 +143,24 @@ impl World {
         found.ok_or_else(|| Trouble::tool(format!("region {region} has no node")))
     }
 
-    /// What clients of a region dial: all its nodes.
+    /// What clients of a region dial: all its nodes that are in use.
     pub fn endpoints(&self, region: u8) -> Vec<String> {
-        let nodes = self.nodes.iter().filter(|node| node.place().0 == region);
-        nodes.map(|node| config::client_url(node.place())).collect()
+        let nodes = self.in_use().into_iter().filter(|index| self.nodes[*index].place().0 == region);
+        nodes.map(|index| self.endpoint(index)).collect()
+    }
+
+    /// All nodes but those that were taken out of use.
+    pub fn in_use(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|index| !self.retired.contains(index)).collect()
+    }
+
+    /// Takes a node out of use, for good: what it has stored is nobody's copy any more.
+    ///
+    /// # Errors
+    /// It stays.
+    pub fn retire(&mut self, index: usize) -> Result<(), Trouble> {
+        self.retired.insert(index);
+        self.kill(&[index])
     }
 
     /// All nodes of a region, by their indices.

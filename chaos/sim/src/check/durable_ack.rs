@@ -43,6 +43,25 @@ impl DurableAck {
         ))
     }
 
+    /// A leader counts the frame with this chain, and all before it, as flushed at a node (fault 32). One that has promised
+    /// a later epoch since may have cut it.
+    pub fn counted(
+        leader: NodeId,
+        (shard, epoch): (ShardId, LeaderEpoch),
+        node: NodeId,
+        (seq, chain): (Seq, Chain),
+        stored: Option<&StoredLog>,
+    ) -> Result<(), String> {
+        let has = |log: &StoredLog| log.promised > epoch || log.chain(seq) == Some(chain);
+        if stored.is_some_and(has) {
+            return Ok(());
+        }
+        Err(format!(
+            "node {leader} leads shard {shard} in epoch {epoch} and counts frame {seq} as flushed at node {node}, whose disk has {}",
+            stored.map(StoredLog::end).unwrap_or_default()
+        ))
+    }
+
     /// A leader counts what is flushed at a majority only once a frame of its own epoch is: of earlier epochs alone a later
     /// leader may lack what was counted (Ongaro and Ousterhout 2014, figure 8).
     pub fn counts(node: NodeId, epoch: LeaderEpoch, last: &Frame) -> Result<(), String> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use meridian_batch::BatchView;
 use meridian_storage::{Chain, Frame, FrameKind};
-use meridian_types::{Lane, Offset, ProducerEpoch, ProducerId, Seq, ShardId};
+use meridian_types::{Lane, NodeId, Offset, ProducerEpoch, ProducerId, Seq, ShardId};
 
 /// How far each log, lane and producer is.
 #[derive(Debug, Default)]
@@ -16,6 +16,19 @@ pub struct NoHoleNoTwin {
 }
 
 impl NoHoleNoTwin {
+    /// Any replica, wherever it is, appends `frame` after `before`.
+    pub fn appended(node: NodeId, before: Option<&Frame>, frame: &Frame) -> Result<(), String> {
+        let (last, chain) =
+            before.map_or((Seq::ZERO, Chain::GENESIS), |frame| (frame.header.seq, frame.header.chain));
+        if frame.header.seq == last.next() && frame.follows(chain) {
+            return Ok(());
+        }
+        let (seq, shard) = (frame.header.seq, frame.header.shard_id());
+        Err(format!(
+            "node {node} appends frame {seq} of shard {shard} after frame {last}, which it does not follow"
+        ))
+    }
+
     /// The next frame is committed.
     pub fn committed(&mut self, frame: &Frame) -> Result<(), String> {
         let header = &frame.header;

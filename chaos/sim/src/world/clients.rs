@@ -88,21 +88,21 @@ impl World {
             let delay = 1 + self.some(2 * self.swarm.op_every);
             self.after(delay, Event::Operation);
         }
-        self.operations += 1;
-        match self.rng.random_range(0..20) {
+        let done = match self.rng.random_range(0..20) {
             0..=11 => self.produce(),
             12..=16 => self.consume(),
             17 | 18 => self.read(),
             _ if self.chance(30) => self.renew(),
             _ => self.haunt(),
-        }
+        };
+        self.operations += u64::from(done.is_some());
     }
 
     fn shard(&self, region: usize, partition: Partition) -> ShardId {
         ShardId { origin: Self::origin(region), no: shard_of(STREAM, partition, self.swarm.shards) }
     }
 
-    fn produce(&mut self) {
+    fn produce(&mut self) -> Option<()> {
         let at = self.rng.random_range(0..self.clients.all.len());
         let (events, bytes) = (self.rng.random_range(1..4u32), self.rng.random_range(0..300));
         self.clients.numbers += 1;
@@ -111,7 +111,7 @@ impl World {
         // As Kafka's clients: a batch is at most so far ahead of the oldest without an answer.
         let oldest = client.open.front().map_or(client.made, |batch| batch.index);
         if client.made - oldest >= self.swarm.pipeline as u64 {
-            return;
+            return None;
         }
         let index = client.made;
         client.made += 1;
@@ -134,34 +134,34 @@ impl World {
         client.open.push_back(Batch { number, index, publish, ticket: None });
         self.met.met("operation: publish");
         self.kick(at);
+        Some(())
     }
 
     /// A new producer under the same id: the old one's retries may still be on their way.
-    fn renew(&mut self) {
+    fn renew(&mut self) -> Option<()> {
         let at = self.rng.random_range(0..self.clients.all.len());
         let client = &mut self.clients.all[at];
         if !client.id.is_some() || client.epoch.0 > 20 {
-            return;
+            return None;
         }
         client.epoch = ProducerEpoch(client.epoch.0 + 1);
         client.next_sequence = 0;
         let ghosts: Vec<(usize, Publish)> = client.open.drain(..).map(|batch| (at, batch.publish)).collect();
         self.clients.ghosts.extend(ghosts);
         self.met.met("operation: producer renewed");
+        Some(())
     }
 
     /// A retry of a producer that was renewed since.
-    fn haunt(&mut self) {
+    fn haunt(&mut self) -> Option<()> {
         let ghosts = self.clients.ghosts.clone();
-        if let Some((client, publish)) = self.pick(&ghosts) {
-            let region = self.clients.all[client].region;
-            if let Some(node) = self.guess(region, publish.partition) {
-                self.met.met("operation: retry of an old producer epoch");
-                let delay = self.some(self.swarm.way);
-                let publish = Box::new(publish);
-                self.after(delay, Event::Publish { node, client, ticket: 0, publish });
-            }
-        }
+        let (client, publish) = self.pick(&ghosts)?;
+        let node = self.guess(self.clients.all[client].region, publish.partition)?;
+        self.met.met("operation: retry of an old producer epoch");
+        let delay = self.some(self.swarm.way);
+        let publish = Box::new(publish);
+        self.after(delay, Event::Publish { node, client, ticket: 0, publish });
+        Some(())
     }
 
     /// Who leads, as some node knows it, or as a client that is wrong.
@@ -207,10 +207,16 @@ impl World {
         let shard = self.shard(region, publish.partition);
         let Some(at) = self.here(node) else { return };
         let Some(process) = self.process(at) else { return };
-        if !process.hosts.contains_key(&shard) {
+        let full = process.volume.is_full();
+        if full {
+            // As the gateway: before an offset is given. To the client it is one more reason to try again.
+            self.met.met("operation: refused, the disk is full");
+        }
+        if full || !self.process(at).is_some_and(|process| process.hosts.contains_key(&shard)) {
             let delay = self.some(self.swarm.way);
             return self.after(delay, Event::Answer { client, batch, answer: Err(Reject::NotLeader) });
         }
+        let Some(process) = self.process(at) else { return };
         process.next_request += 1;
         let request = RequestId(process.next_request);
         let index = process.index.clone();
@@ -277,20 +283,21 @@ impl World {
     }
 
     /// Reads on from a cursor, at any node of any region.
-    fn consume(&mut self) {
+    fn consume(&mut self) -> Option<()> {
         let consumer = self.rng.random_range(0..self.clients.consumers);
         let region = self.rng.random_range(0..self.swarm.regions);
         let partition = Partition(self.rng.random_range(0..self.swarm.partitions));
         let lane = Lane { stream: STREAM, partition, origin: Self::origin(region) };
         let up: Vec<NodeId> = self.nodes.values().filter(|node| node.is_up()).map(|node| node.id).collect();
-        let Some(at) = self.pick(&up).and_then(|id| self.here(id)) else { return };
+        let at = self.pick(&up).and_then(|id| self.here(id))?;
         let (cursor, shard) = (self.laws.cursors.of(consumer, lane), self.shard(region, partition));
-        let Some(process) = self.process(at) else { return };
+        let process = self.process(at)?;
         let read = match process.reader.lane_frames(lane, cursor, 3_000) {
             Ok(read) => read,
             Err(error) => {
                 let what = format!("node {} cannot read {lane} from {cursor}: {error}", at.node);
-                return self.judge(Law::StoredLast, Err(what));
+                self.judge(Law::StoredLast, Err(what));
+                return None;
             }
         };
         let (mut frames, mut end) = (read.frames, read.end);
@@ -307,9 +314,10 @@ impl World {
         self.judge(Law::OnlyCommittedLeaves, verdict);
         let verdict = self.laws.cursors.given(consumer, lane, &frames, end);
         self.judge(Law::NoCursorAhead, verdict);
+        Some(())
     }
 
-    fn read(&mut self) {
+    fn read(&mut self) -> Option<()> {
         let region = self.rng.random_range(0..self.swarm.regions);
         let partition = Partition(self.rng.random_range(0..self.swarm.partitions));
         let shard = self.shard(region, partition);
@@ -323,9 +331,9 @@ impl World {
                 .is_some_and(|host| host.replica.leads().is_some())
         };
         let leaders: Vec<NodeId> = ids.iter().filter(leads).copied().collect();
-        let Some(at) = self.pick(&leaders).and_then(|id| self.here(id)) else { return };
+        let at = self.pick(&leaders).and_then(|id| self.here(id))?;
         let acknowledged = self.laws.durable.highest(shard);
-        let Some(process) = self.process(at) else { return };
+        let process = self.process(at)?;
         process.next_request += 1;
         let request = RequestId(process.next_request);
         if let Some(host) = process.hosts.get_mut(&shard) {
@@ -333,6 +341,7 @@ impl World {
         }
         self.met.met("operation: linearizable read");
         self.step(at.node, shard, Input::Read { request });
+        Some(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Processes that end, disks that lose power, and what is there when a process starts again.
 
-use meridian_storage::PowerLoss;
+use meridian_storage::{PowerLoss, VolumeError};
 use meridian_types::{NodeId, ShardId};
 use rand::RngExt as _;
 
@@ -12,6 +12,12 @@ use crate::node::Link;
 impl World {
     /// The process of a node ends; `power`: its machine too, so that what was not synced may be gone.
     pub(super) fn crash(&mut self, id: NodeId, power: bool) {
+        let down = 10_000 + self.some(self.swarm.down);
+        self.crash_for(id, power, down);
+    }
+
+    /// As `crash`; it starts again after so long.
+    pub(super) fn crash_for(&mut self, id: NodeId, power: bool, down: u64) {
         let coin = self.rng.random_bool(0.5);
         let ops = self.rng.random_range(1..4);
         let loss = [PowerLoss::Nothing, PowerLoss::Everything, PowerLoss::Any, PowerLoss::Any]
@@ -45,7 +51,6 @@ impl World {
         }
         self.end_links_of(id);
         self.end_seats_of(id);
-        let down = 10_000 + self.some(self.swarm.down);
         self.after(down, Event::Start(id));
     }
 
@@ -70,6 +75,11 @@ impl World {
                 node.disk.lose_power(PowerLoss::Any);
                 self.met.met("fault: crash while it starts");
                 return self.after(20_000, Event::Start(id));
+            }
+            Err(error) if node.full && error == VolumeError::NoSpace.to_string() => {
+                node.process = None;
+                self.met.met("disk: no room to start");
+                return self.after(200_000, Event::Start(id));
             }
             Err(error) => {
                 return self.judge(Law::StoredLast, Err(format!("node {id} does not start: {error}")));

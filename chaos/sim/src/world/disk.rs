@@ -39,10 +39,17 @@ impl World {
         let written = if round.is_empty() { Ok(Vec::new()) } else { process.volume.write_round(&round) };
         let places = match written {
             Ok(places) => places,
+            // What is tidied up on a full disk may be the operation that it goes with.
+            Err(_) if node.disk.crashed() => return self.crash(at.node, true),
             Err(WriteError::Fatal(_)) => {
                 // Injected; nothing else fails here. An fsync that fails ends the process.
                 self.met.met("fault: the disk fails");
                 return self.crash(at.node, true);
+            }
+            Err(WriteError::NoSpace) if node.full => {
+                // The writer tries again until there is room.
+                self.met.met("disk: a round waits for room");
+                return self.after(100_000, Event::RoundEnds(at));
             }
             Err(error) => {
                 return self.judge(
@@ -122,8 +129,31 @@ impl World {
             return self.crash(at.node, true);
         }
         self.met.met("disk: index flushed");
+        self.prepare(at);
         let delay = self.swarm.checkpoint / 2 + self.some(self.swarm.checkpoint);
         self.after(delay, Event::FlushIndex(at));
+    }
+
+    /// As the thread that makes files ahead.
+    fn prepare(&mut self, at: At) {
+        let Some(process) = self.process(at) else { return };
+        let prepared = process.volume.prepare();
+        let gone = self.nodes.get(&at.node).is_some_and(|node| node.disk.crashed());
+        match prepared {
+            Ok(()) => {}
+            Err(WriteError::NoSpace) if !gone => self.met.met("disk: no room for a file ahead"),
+            Err(_) => self.crash(at.node, true),
+        }
+    }
+
+    /// There is room again.
+    pub(super) fn disk_freed(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        node.full = false;
+        node.disk.set_capacity(u64::MAX);
+        if let Some(at) = self.here(id) {
+            self.prepare(at);
+        }
     }
 
     /// How far a node's disk has a log.

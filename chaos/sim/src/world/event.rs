@@ -65,6 +65,7 @@ pub enum Event {
     TimedOut { client: usize, ticket: u64 },
     Kick(usize),
     Fault,
+    DiskFreed(NodeId),
     Mend(Vec<(NodeId, NodeId)>),
 }
 

@@ -32,10 +32,13 @@ enum Kind {
     Moving,
     Join,
     Remove,
+    DiskFull,
+    RegionLost,
+    WanLong,
 }
 
 impl Kind {
-    fn weighed(weights: &Weights) -> [(Self, u32); 19] {
+    fn weighed(weights: &Weights) -> [(Self, u32); 22] {
         [
             (Self::Crash, weights.crash),
             (Self::CrashLeader, weights.crash_leader),
@@ -56,6 +59,9 @@ impl Kind {
             (Self::Moving, weights.moving),
             (Self::Join, weights.join),
             (Self::Remove, weights.remove),
+            (Self::DiskFull, weights.disk_full),
+            (Self::RegionLost, weights.region_lost),
+            (Self::WanLong, weights.wan_long),
         ]
     }
 }
@@ -72,31 +78,33 @@ impl World {
         let mut left = self.rng.random_range(0..total);
         for (kind, weight) in kinds {
             if left < weight {
-                self.faults += 1;
                 self.trace.line(self.now, format_args!("fault: {kind:?}"));
-                return self.inject(kind);
+                let happened = self.inject(kind);
+                self.faults += u64::from(happened);
+                return;
             }
             left -= weight;
         }
     }
 
-    fn inject(&mut self, kind: Kind) {
+    /// Whether it could happen.
+    fn inject(&mut self, kind: Kind) -> bool {
         let region = self.rng.random_range(0..self.swarm.regions);
         let up: Vec<NodeId> = self.nodes.values().filter(|node| node.is_up()).map(|node| node.id).collect();
         let ours: Vec<NodeId> = up.iter().copied().filter(|id| Self::region_of(*id) == region).collect();
-        let Some(one) = self.pick(&ours) else { return };
+        let Some(one) = self.pick(&ours) else { return false };
         match kind {
             Kind::Crash => self.crash(one, false),
             Kind::CrashLeader => {
-                self.met.met("fault: a leader crashes");
                 let power = self.chance(50);
-                let leader = self.leader_in(region).unwrap_or(one);
+                let Some(leader) = self.leader_in(region) else { return false };
+                self.met.met("fault: a leader crashes");
                 self.crash(leader, power);
             }
             Kind::CrashMany => {
                 self.met.met("fault: several crash");
                 for id in ours {
-                    if self.chance(60) {
+                    if id == one || self.chance(60) {
                         let power = self.chance(50);
                         self.crash(id, power);
                     }
@@ -109,6 +117,14 @@ impl World {
                     self.crash(id, true);
                 }
             }
+            Kind::RegionLost => {
+                self.met.met("fault: region lost, and back");
+                let back = 2_000_000 + self.some(6_000_000);
+                for id in ours {
+                    let later = back + self.some(500_000);
+                    self.crash_for(id, true, later);
+                }
+            }
             Kind::Eio => {
                 let after = self.some(2);
                 if let Some(node) = self.nodes.get(&one) {
@@ -116,41 +132,9 @@ impl World {
                     self.met.met("fault: an fsync fails");
                 }
             }
-            Kind::CutOneWay => {
-                if let Some(other) = self.pick(&ours).filter(|other| *other != one) {
-                    self.met.met("fault: cut in one direction");
-                    self.cut_ways(vec![(one, other)], 2_500_000);
-                }
-            }
-            Kind::Isolate => {
-                self.met.met("fault: isolated");
-                let one = if self.chance(50) { self.leader_in(region).unwrap_or(one) } else { one };
-                let mut ways = Vec::new();
-                for other in ours.into_iter().filter(|other| *other != one) {
-                    ways.push((one, other));
-                    ways.push((other, one));
-                }
-                self.cut_ways(ways, 3_000_000);
-            }
-            Kind::Split => {
-                self.met.met("fault: split");
-                // Each pair by itself: some see both sides.
-                let mut ways = Vec::new();
-                for a in &ours {
-                    for b in &ours {
-                        if a < b && self.chance(50) {
-                            ways.push((*a, *b));
-                            ways.push((*b, *a));
-                        }
-                    }
-                }
-                self.cut_ways(ways, 3_000_000);
-            }
-            Kind::Reset => {
-                if let Some(other) = self.pick(&up).filter(|other| *other != one) {
-                    self.met.met("fault: connection reset");
-                    self.reset(one, other);
-                }
+            Kind::DiskFull => self.fill_disk(one),
+            Kind::CutOneWay | Kind::Isolate | Kind::Split | Kind::Wan | Kind::WanLong | Kind::Reset => {
+                return self.inject_cut(kind, region, one, &ours, &up);
             }
             Kind::Clock => {
                 self.met.met("fault: clock jumps");
@@ -159,7 +143,7 @@ impl World {
                     node.skew = jump;
                 }
             }
-            Kind::Depose => self.depose(region),
+            Kind::Depose => return self.depose(region),
             Kind::SlowDisk => {
                 self.met.met("fault: slow disk");
                 // Its process stands still, as one that waits for its disk.
@@ -172,20 +156,73 @@ impl World {
                 let until = self.now + 500_000 + self.some(3_000_000);
                 self.freeze(leader, until);
             }
-            Kind::Wan => {
-                self.met.met("fault: WAN cut");
-                let mut ways = Vec::new();
-                let both = self.chance(50);
-                for other in up.iter().copied().filter(|other| Self::region_of(*other) != region) {
-                    for id in &ours {
-                        ways.push((other, *id));
-                        if both {
-                            ways.push((*id, other));
+            Kind::Drain | Kind::Moving | Kind::Join | Kind::Remove => {
+                return self.operate(kind, region, one);
+            }
+        }
+        true
+    }
+
+    fn inject_cut(&mut self, kind: Kind, region: usize, one: NodeId, ours: &[NodeId], up: &[NodeId]) -> bool {
+        let mut ways = Vec::new();
+        let mut cut = |a: NodeId, b: NodeId, both: bool| {
+            ways.push((a, b));
+            if both {
+                ways.push((b, a));
+            }
+        };
+        let (name, longest) = match kind {
+            Kind::CutOneWay => {
+                if let Some(other) = self.pick(ours).filter(|other| *other != one) {
+                    cut(one, other, false);
+                }
+                ("fault: cut in one direction", 2_500_000)
+            }
+            Kind::Isolate => {
+                let one = if self.chance(50) { self.leader_in(region).unwrap_or(one) } else { one };
+                ours.iter().filter(|other| **other != one).for_each(|other| cut(one, *other, true));
+                ("fault: isolated", 3_000_000)
+            }
+            Kind::Split => {
+                // Two halves, or each pair by itself: then some see both sides.
+                let halves = self.chance(50);
+                let half: Vec<NodeId> = ours.iter().copied().filter(|_| self.chance(50)).collect();
+                for a in ours {
+                    for b in ours {
+                        let apart =
+                            if halves { half.contains(a) != half.contains(b) } else { self.chance(50) };
+                        if a < b && apart {
+                            cut(*a, *b, true);
                         }
                     }
                 }
-                self.cut_ways(ways, 5_000_000);
+                ("fault: split", 3_000_000)
             }
+            Kind::Reset => {
+                let Some(other) = self.pick(up).filter(|other| *other != one) else { return false };
+                self.met.met("fault: connection reset");
+                self.reset(one, other);
+                return true;
+            }
+            _ => {
+                let long = matches!(kind, Kind::WanLong);
+                let both = long || self.chance(50);
+                for other in up.iter().filter(|other| Self::region_of(**other) != region) {
+                    ours.iter().for_each(|id| cut(*other, *id, both));
+                }
+                if long { ("fault: WAN cut for long", 30_000_000) } else { ("fault: WAN cut", 5_000_000) }
+            }
+        };
+        if ways.is_empty() {
+            return false;
+        }
+        self.met.met(name);
+        self.cut_ways(ways, longest);
+        true
+    }
+
+    fn operate(&mut self, kind: Kind, region: usize, one: NodeId) -> bool {
+        match kind {
             Kind::Drain => {
                 self.met.met("operator: drain");
                 self.propose(region, None, vec![Change::Drain { node: one }]);
@@ -194,10 +231,11 @@ impl World {
                     self.met.met("operator: undrain");
                     self.undrain_later(region, one, back);
                 }
+                true
             }
             Kind::Moving => self.move_one(region),
             Kind::Join => self.join_one(region),
-            Kind::Remove => {
+            _ => {
                 let drained: Vec<NodeId> = self
                     .nodes
                     .values()
@@ -207,11 +245,22 @@ impl World {
                     })
                     .map(|node| node.id)
                     .collect();
-                if let Some(node) = self.pick(&drained) {
-                    self.met.met("operator: remove");
-                    self.propose(region, None, vec![Change::Remove { node }]);
-                }
+                let Some(node) = self.pick(&drained) else { return false };
+                self.met.met("operator: remove");
+                self.propose(region, None, vec![Change::Remove { node }]);
+                true
             }
+        }
+    }
+
+    /// No room for another volume file, for a while.
+    fn fill_disk(&mut self, id: NodeId) {
+        let while_full = 200_000 + self.some(4_000_000);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.disk.set_capacity(node.disk.used());
+            node.full = true;
+            self.met.met("fault: disk full");
+            self.after(while_full, Event::DiskFreed(id));
         }
     }
 
@@ -221,32 +270,33 @@ impl World {
         self.after(after, Event::Ordered { region, command });
     }
 
-    fn move_one(&mut self, region: usize) {
+    fn move_one(&mut self, region: usize) -> bool {
         let Some(view) =
             self.nodes.values().filter(|node| node.region == region).max_by_key(|node| node.applied)
         else {
-            return;
+            return false;
         };
         let rows: Vec<_> = view.placement.shards().map(|(shard, row)| (shard, row.members.clone())).collect();
         let ids: Vec<NodeId> = view.placement.nodes().map(|(id, _)| id).collect();
-        let Some((shard, members)) = self.pick(&rows) else { return };
+        let Some((shard, members)) = self.pick(&rows) else { return false };
         let free: Vec<NodeId> = ids.into_iter().filter(|id| !members.contains(id)).collect();
-        if let (Some(from), Some(to)) = (self.pick(&members), self.pick(&free)) {
-            self.met.met("operator: move");
-            self.propose(region, None, vec![Change::Move { shard, from, to }]);
-        }
+        let (Some(from), Some(to)) = (self.pick(&members), self.pick(&free)) else { return false };
+        self.met.met("operator: move");
+        self.propose(region, None, vec![Change::Move { shard, from, to }]);
+        true
     }
 
-    fn join_one(&mut self, region: usize) {
+    fn join_one(&mut self, region: usize) -> bool {
         let count = self.nodes.values().filter(|node| node.region == region).count() as u32;
         if count >= self.swarm.nodes[region] + 3 {
-            return;
+            return false;
         }
         let id = NodeId((region as u32 + 1) * 100 + count + 1);
         self.nodes.insert(id, Node::new(id, region, self.seed, true));
         self.met.met("operator: join");
         self.start(id);
         self.propose(region, None, vec![Change::Join(join(id))]);
+        true
     }
 
     /// A node that leads something of its own region, or of another.

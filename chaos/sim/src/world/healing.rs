@@ -15,6 +15,8 @@ impl World {
         for id in &ids {
             let Some(node) = self.nodes.get_mut(id) else { continue };
             node.frozen_until = self.now;
+            node.full = false;
+            node.disk.set_capacity(u64::MAX);
             // What waits in ambush goes off now: the node starts with a sound disk.
             if node.is_up() {
                 self.crash(*id, false);

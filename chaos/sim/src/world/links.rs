@@ -1,13 +1,12 @@
 //! The copy's end of links: what `mirror/src/links.rs` does around the real core.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use meridian_mirror::{CopyState, LinkConfig, LinkEffect, LinkInput, RefusedReason, ShardFault};
 use meridian_shard::{Home, Input};
 use meridian_types::{NodeId, ShardId};
 
-use super::{At, Event, Reply, World};
+use super::{At, Event, Reply, World, names};
 use crate::check::Law;
 use crate::node::Session;
 
@@ -55,12 +54,7 @@ impl World {
         if let Some(process) = self.process(there) {
             process.sessions.insert(
                 connection,
-                Session {
-                    feed: meridian_mirror::Feed::default(),
-                    to: at.node,
-                    to_region,
-                    followed: BTreeSet::new(),
-                },
+                Session { feed: meridian_mirror::Feed::default(), to: at.node, to_region },
             );
         }
         self.connections.insert(connection, Connection { sink: at, source: there, arrivals: [0, 0] });
@@ -83,9 +77,11 @@ impl World {
     pub(super) fn link(&mut self, at: At, region: usize, input: LinkInput) {
         let now = self.clock(at.node);
         let Some(link) = self.process(at).and_then(|process| process.links.get_mut(&region)) else { return };
-        let mut effects = Vec::new();
-        link.core.step(input, now, &mut effects);
         let connection = link.connection.map(|(connection, _)| connection);
+        let mut effects = Vec::new();
+        let name = names::link_input(&input);
+        link.core.step(input, now, &mut effects);
+        self.met.met(name);
         for effect in effects {
             match effect {
                 LinkEffect::Append(shard, frames) => {
@@ -102,7 +98,7 @@ impl World {
                     return;
                 }
                 request => {
-                    self.met.met(request_name(&request));
+                    self.met.met(names::request(&request));
                     if let Some(connection) = connection {
                         self.send_on_link(connection, 0, Err(request));
                     }
@@ -145,13 +141,6 @@ impl World {
             Reply::Feed(FeedEffect::Push { shard, frames }) => LinkInput::Frames { shard, frames },
             Reply::Feed(FeedEffect::Mark(shard, mark)) => LinkInput::Mark(shard, mark),
             Reply::Feed(FeedEffect::Refuse { shard, reason, last, message }) => {
-                self.met.met(match reason {
-                    RefusedReason::Behind => "link: refused, behind",
-                    RefusedReason::UnknownShard => "link: refused, unknown shard",
-                    RefusedReason::ChainDiffers => "link: refused, chain differs",
-                    RefusedReason::OriginShorter => "link: refused, origin shorter",
-                    RefusedReason::Damaged => "link: refused, damaged",
-                });
                 if matches!(
                     reason,
                     RefusedReason::ChainDiffers | RefusedReason::OriginShorter | RefusedReason::Damaged
@@ -235,16 +224,5 @@ impl World {
             }),
         };
         self.link(at, region, LinkInput::Copy(shard, state));
-    }
-}
-
-fn request_name(request: &LinkEffect) -> &'static str {
-    match request {
-        LinkEffect::Fetch { .. } => "link: Fetch",
-        LinkEffect::Credit(_) => "link: Credit",
-        LinkEffect::Stop(_) => "link: Stop",
-        LinkEffect::Durable(..) => "link: Durable",
-        LinkEffect::Ping => "link: Ping",
-        LinkEffect::Append(..) | LinkEffect::Reconnect => "link: other",
     }
 }

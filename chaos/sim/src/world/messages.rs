@@ -20,9 +20,12 @@ impl World {
         let fed = matches!(packet, Packet::Replica(_, Message::Frames { .. } | Message::Committed { .. }));
         let time = self.network.arrival(from, to, self.now + delay, reorder, fed);
         let connection = self.network.connection(from, to);
-        if self.swarm.double && from != to && self.chance(2) {
+        // A report may come again when much has happened since: epochs later it must count for nothing.
+        let report = matches!(packet, Packet::Replica(_, Message::Flushed { .. }));
+        if self.swarm.double && from != to && self.chance(if report { 6 } else { 2 }) {
             self.met.met("network: doubled");
-            let again = time + self.some(2 * self.swarm.way);
+            let longest = if report { 6_000_000 } else { 2 * self.swarm.way };
+            let again = time + self.some(longest);
             let packet = Box::new(packet.clone());
             self.at(again, Event::Packet { from, to: at, connection, packet });
         }
@@ -66,7 +69,6 @@ impl World {
     }
 
     fn replica_says(&mut self, from: NodeId, to: At, shard: ShardId, message: Message) {
-        self.met.met(message_name(&message));
         let home = Self::origin(Self::region_of(to.node));
         let Some(process) = self.process(to) else { return };
         let wanted = process.ensure(to.node, shard, home).replica.must_look_up(&message);
@@ -180,21 +182,6 @@ pub(super) fn epoch_of(message: &Message) -> Option<LeaderEpoch> {
         | Message::Confirm { epoch, .. }
         | Message::Confirmed { epoch, .. } => Some(*epoch),
         Message::Fenced { .. } => None,
-    }
-}
-
-fn message_name(message: &Message) -> &'static str {
-    match message {
-        Message::Leads { .. } => "message: Leads",
-        Message::Probe { .. } => "message: Probe",
-        Message::Mismatch { .. } => "message: Mismatch",
-        Message::Match { .. } => "message: Match",
-        Message::Frames { .. } => "message: Frames",
-        Message::Committed { .. } => "message: Committed",
-        Message::Flushed { .. } => "message: Flushed",
-        Message::Confirm { .. } => "message: Confirm",
-        Message::Confirmed { .. } => "message: Confirmed",
-        Message::Fenced { .. } => "message: Fenced",
     }
 }
 

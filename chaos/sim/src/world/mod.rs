@@ -12,6 +12,7 @@ mod faults;
 mod healing;
 mod links;
 mod messages;
+mod names;
 mod observe;
 mod placement;
 mod replicas;
@@ -29,6 +30,7 @@ use crate::check::{Law, Laws};
 use crate::coverage::Coverage;
 use crate::network::Network;
 use crate::node::Node;
+use crate::run::{FAULTS, OPERATIONS};
 use crate::swarm::Swarm;
 use crate::trace::Trace;
 use clients::Clients;
@@ -114,7 +116,8 @@ impl World {
 
     /// Runs it to its end: faults, then healing, then the last checks.
     pub fn run(&mut self) {
-        while !self.is_over() && (self.now < self.swarm.chaos || self.operations < 100 || self.faults < 3) {
+        let thin = |world: &Self| world.operations < OPERATIONS || world.faults < FAULTS;
+        while !self.is_over() && (self.now < self.swarm.chaos || thin(self)) {
             self.next();
         }
         self.heal();
@@ -266,6 +269,7 @@ impl World {
             Event::TimedOut { client, ticket } => self.timed_out(client, ticket),
             Event::Kick(client) => self.kick(client),
             Event::Fault => self.fault(),
+            Event::DiskFreed(id) => self.disk_freed(id),
             Event::Mend(ways) => self.mend(&ways),
         }
     }

@@ -1,12 +1,15 @@
 //! Hands the checkers what replicas do, as they do it.
 
+use std::collections::BTreeMap;
+
 use meridian_shard::{Ack, Home, Reject, RequestId};
 use meridian_storage::Frame;
-use meridian_types::{Seq, ShardId};
+use meridian_types::{NodeId, Seq, ShardId};
 
 use super::{At, Event, World};
 use crate::check::durable_ack::DurableAck;
 use crate::check::hlc_rises::HlcRises;
+use crate::check::no_hole_no_twin::NoHoleNoTwin;
 use crate::check::{Law, committed_leaves, reads, same_bytes};
 use crate::host::Waiting;
 
@@ -21,6 +24,8 @@ impl World {
         if let Some(epoch) = leads.or(follows) {
             self.acts(at, shard, "appends", epoch);
         }
+        let verdict = NoHoleNoTwin::appended(at.node, before.as_ref(), frame);
+        self.judge(Law::NoHoleNoTwin, verdict);
         if own {
             let verdict = self.laws.one_writer.wrote((at.node, boot), home == Home::Origin, leads, frame);
             self.judge(Law::OneWriter, verdict);
@@ -33,6 +38,33 @@ impl World {
             let verdict =
                 committed_leaves::leave(&self.laws.truth, at.node, "a copy", std::slice::from_ref(frame));
             self.judge(Law::OnlyCommittedLeaves, verdict);
+        }
+    }
+
+    /// Looks at what a leader counts as flushed elsewhere, and here.
+    pub(super) fn counts(&mut self, at: At, shard: ShardId) {
+        let region = Self::region_of(at.node);
+        let ids: Vec<NodeId> =
+            self.nodes.values().filter(|node| node.region == region).map(|node| node.id).collect();
+        let Some(host) = self.process(at).and_then(|process| process.hosts.get_mut(&shard)) else { return };
+        let Some(epoch) = host.replica.leads() else { return };
+        if host.counted.0 != epoch {
+            host.counted = (epoch, BTreeMap::new());
+        }
+        let mut risen = Vec::new();
+        for node in ids {
+            let seq = host.replica.flushed_by(node).unwrap_or_default();
+            if seq > host.counted.1.get(&node).copied().unwrap_or_default()
+                && let Some(point) = host.point(seq)
+            {
+                host.counted.1.insert(node, seq);
+                risen.push((node, (seq, point.chain)));
+            }
+        }
+        for (node, point) in risen {
+            let stored = self.nodes.get(&node).and_then(|node| node.stored.get(&shard));
+            let verdict = DurableAck::counted(at.node, (shard, epoch), node, point, stored);
+            self.judge(Law::DurableAck, verdict);
         }
     }
 

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use meridian_metadata::driver::{Driver, Effect, Heartbeat, Input, Led};
-use meridian_metadata::placement::{Change, Command, Found, Join, ShardRow};
+use meridian_metadata::placement::{Change, Command, Found, Join, ShardRow, reply_from_bytes};
 use meridian_types::{ClusterUuid, NodeId, RegionId, Seq, ShardId};
 use uuid::Uuid;
 
-use super::{At, Event, Packet, World};
+use super::{At, Event, Packet, World, names};
 use crate::check::Law;
 use crate::node::{Node, disk_uuid};
 
@@ -19,6 +19,8 @@ pub struct Group {
     pub voters: Vec<NodeId>,
     /// What was ordered.
     pub log: Vec<Bytes>,
+    /// How many of them some node has applied.
+    judged: usize,
     /// Who leads it, from when on another may.
     pub leader: Option<(NodeId, u64)>,
     vacant_until: u64,
@@ -42,11 +44,18 @@ impl World {
         let found = Found {
             cluster: ClusterUuid(Uuid::from_u128(7)),
             region: RegionId(region as u16 + 1),
-            replication: count.min(3) as u8,
+            replication: self.swarm.replication[region] as u8,
             nodes: voters.iter().map(|id| join(*id)).collect(),
         };
         let log = vec![Command { changes: vec![Change::Found(found)] }.to_bytes()];
-        self.groups.push(Group { voters, log, leader: None, vacant_until: 0, seats: BTreeMap::new() });
+        self.groups.push(Group {
+            voters,
+            log,
+            judged: 0,
+            leader: None,
+            vacant_until: 0,
+            seats: BTreeMap::new(),
+        });
     }
 
     /// Whether a node and a majority of its group hear each other.
@@ -64,7 +73,9 @@ impl World {
         self.after(50_000, Event::GroupTick(region));
         match self.groups[region].leader {
             Some((id, _)) if self.reaches_majority(region, id) => {}
-            Some(_) => self.depose(region),
+            Some(_) => {
+                self.depose(region);
+            }
             None if self.groups[region].vacant_until > self.now => {}
             None => {
                 let voters = self.groups[region].voters.clone();
@@ -85,17 +96,18 @@ impl World {
     }
 
     /// The leader is one no more, and may not know it for a while.
-    pub(super) fn depose(&mut self, region: usize) {
+    pub(super) fn depose(&mut self, region: usize) -> bool {
         let vacant = self.now + 100_000 + self.some(500_000);
         let lingers = self.some(1_500_000);
         let group = &mut self.groups[region];
         group.vacant_until = vacant;
-        let Some((_, seat)) = group.leader.take() else { return };
+        let Some((_, seat)) = group.leader.take() else { return false };
         if let Some(seat) = group.seats.get_mut(&seat) {
             seat.deposed = true;
         }
         self.met.met("placement: deposed");
         self.after(lingers, Event::SeatEnds(region, seat));
+        true
     }
 
     pub(super) fn seat_ends(&mut self, region: usize, seat: u64) {
@@ -137,13 +149,15 @@ impl World {
         let Some(seat) = self.groups[region].seats.get_mut(&number) else { return };
         let Some(node) = self.nodes.get(&seat.node).filter(|node| node.is_up()) else { return };
         let mut effects = Vec::new();
+        let (name, alone) = (names::driver_input(&input), seat.deposed);
+        self.met.met(if alone { names::DEPOSED } else { name });
         seat.driver.step(&node.placement, input, now, &mut effects);
         let (me, deposed) = (seat.node, seat.deposed);
         for effect in effects {
             match effect {
                 Effect::Propose(changes) => {
                     for change in &changes {
-                        self.met.met(change_name(change));
+                        self.met.met(names::change(change));
                     }
                     self.met.met("driver: Propose");
                     self.trace.line(self.now, format_args!("{me} proposes {changes:?}"));
@@ -208,12 +222,26 @@ impl World {
             return self.after(100_000, Event::ApplyPlacement(id));
         }
         let before = node.placement.clone();
-        for command in &log[node.applied..] {
-            if let Err(error) = meridian_metadata::Machine::apply(&mut node.placement, command) {
-                return self.judge(Law::OwnChecks, Err(format!("placement: {error}")));
+        let (from, end) = (node.applied, log.len());
+        let mut replies = Vec::new();
+        for command in &log[from..] {
+            let reply = meridian_metadata::Machine::apply(&mut node.placement, command);
+            match reply.and_then(|reply| reply_from_bytes(&reply)) {
+                Ok(reply) => replies.push(reply),
+                Err(error) => return self.judge(Law::OwnChecks, Err(format!("placement: {error}"))),
             }
         }
-        node.applied = log.len();
+        node.applied = end;
+        // The first node to apply a command speaks for all.
+        for (at, reply) in (from..).zip(replies) {
+            if at >= self.groups[region].judged {
+                self.groups[region].judged = at + 1;
+                for refusal in reply.into_iter().filter_map(Result::err) {
+                    self.met.met(format!("placement: refused, {:?}", refusal.code));
+                }
+            }
+        }
+        let Some(node) = self.nodes.get(&id) else { return };
         let changed: Vec<(ShardId, ShardRow)> = node
             .placement
             .shards()
@@ -275,19 +303,5 @@ pub(super) fn join(id: NodeId) -> Join {
         disk: disk_uuid(id),
         peer_address: format!("n{id}:1"),
         client_address: format!("n{id}:2"),
-    }
-}
-
-fn change_name(change: &Change) -> &'static str {
-    match change {
-        Change::Begin { .. } => "change: Begin",
-        Change::Elect { .. } => "change: Elect",
-        Change::Create { .. } => "change: Create",
-        Change::Learner { node: Some(_), .. } => "change: Learner named",
-        Change::Learner { node: None, .. } => "change: Learner dropped",
-        Change::Change { .. } => "change: Change",
-        Change::Settle { .. } => "change: Settle",
-        Change::CancelMove { .. } => "change: CancelMove",
-        _ => "change: other",
     }
 }

@@ -7,7 +7,7 @@ use meridian_storage::{Entry, FrameEffects, FrameKind, Place};
 use meridian_types::{NodeId, Seq, SetVersion, ShardId};
 
 use super::messages::epoch_of;
-use super::{At, Packet, World};
+use super::{At, Packet, World, names};
 use crate::check::Law;
 use crate::check::{marks, promises};
 use crate::host::{Pump, Unapplied};
@@ -19,8 +19,10 @@ impl World {
         }
         let now = self.clock(id);
         let Some(at) = self.here(id) else { return };
-        let Some(host) = self.process(at).and_then(|process| process.hosts.get_mut(&shard)) else { return };
+        let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) else { return };
+        let Some(host) = process.hosts.get_mut(&shard) else { return };
         let before = host.replica.marks();
+        self.met.met(format!("{} takes {}", names::role(host), names::replica_input(&input)));
         let mut effects = Vec::new();
         host.replica.step(input, now, &mut effects);
         // What the replica has dropped, whether it has its disk do so or not.
@@ -36,6 +38,7 @@ impl World {
         if let Some(process) = self.process(at) {
             process.submit(shard);
         }
+        self.counts(at, shard);
         self.observe(at, shard);
         let (stored, Some(process)) = (self.stored_end(id, shard), self.process(at)) else { return };
         let after = process.hosts.get(&shard).map(|host| host.replica.marks()).unwrap_or(before);
@@ -53,7 +56,7 @@ impl World {
 
     fn execute(&mut self, at: At, shard: ShardId, effect: Effect) {
         let me = at.node;
-        self.met.met(effect_name(&effect));
+        self.met.met(names::effect(&effect));
         match effect {
             Effect::Append(frame) => {
                 self.appends(at, shard, &frame);
@@ -232,24 +235,5 @@ impl World {
         let Some(host) = self.process(at).and_then(|process| process.hosts.get(&shard)) else { return };
         let verdict = promises::acts(at.node, shard, what, epoch, host.replica.promised());
         self.judge(Law::PromisesHold, verdict);
-    }
-}
-
-fn effect_name(effect: &Effect) -> &'static str {
-    match effect {
-        Effect::Append(_) => "effect: Append",
-        Effect::Cut { .. } => "effect: Cut",
-        Effect::Promise(_) => "effect: Promise",
-        Effect::Answer(FenceAnswer::Promised { .. }) => "effect: Answer promised",
-        Effect::Answer(FenceAnswer::Refused { .. }) => "effect: Answer refused",
-        Effect::Apply { .. } => "effect: Apply",
-        Effect::Send { .. } => "effect: Send",
-        Effect::Feed { .. } => "effect: Feed",
-        Effect::StopFeeding => "effect: StopFeeding",
-        Effect::Ack { ack, .. } if ack.duplicate => "effect: Ack of a duplicate",
-        Effect::Ack { .. } => "effect: Ack",
-        Effect::Reject { .. } => "effect: Reject",
-        Effect::Readable { .. } => "effect: Readable",
-        Effect::Fault(_) => "effect: Fault",
     }
 }

@@ -2,17 +2,14 @@
 
 use meridian_mirror::{DurableMark, FeedEffect, FeedInput, LinkEffect, SourceMark};
 use meridian_shard::{Home, Input, ReplicaSet, RequestId};
-use meridian_storage::{Chain, Frame};
+use meridian_storage::Frame;
 use meridian_types::mutant::{self, Mutant};
 use meridian_types::{LeaderEpoch, NodeId, RegionName, Seq, ShardId};
 
-use super::{At, Event, Reply, World};
+use super::{At, Event, Reply, World, names};
 use crate::check::durable_ack::DurableAck;
 use crate::check::{Law, committed_leaves};
 use crate::host::{Host, Waiting};
-
-/// Whether a source ends what it feeds once its replica has left the set. Otherwise its marks stand still for ever.
-const ENDS: bool = true;
 
 impl World {
     pub(super) fn link_request(&mut self, connection: u64, request: LinkEffect) {
@@ -29,9 +26,6 @@ impl World {
         let input = match request {
             LinkEffect::Fetch { shard, from, chain_before } => {
                 let mark = process.hosts.get(&shard).map(mark_of).filter(|_| !elsewhere);
-                if let Some(session) = process.sessions.get_mut(&connection) {
-                    session.followed.insert(shard);
-                }
                 if mark.is_some_and(|mark| mark.is_origin_leader && from.prev() > mark.seq) {
                     return self.confirm(at, shard, Waiting::Confirm { connection, from, chain_before });
                 }
@@ -113,7 +107,9 @@ impl World {
         };
         let to = session.to;
         let mut effects = Vec::new();
+        let name = names::feed_input(&input);
         session.feed.step(input, &mut effects);
+        self.met.met(name);
         for effect in effects {
             let delay = self.some(2_000);
             match effect {
@@ -154,22 +150,17 @@ impl World {
     pub(super) fn session_tick(&mut self, connection: u64, count: u64) {
         let Some(at) = self.connections.get(&connection).map(|it| it.source) else { return };
         let Some(process) = self.process(at) else { return };
-        let followed: Vec<ShardId> =
-            process.sessions.get(&connection).iter().flat_map(|it| it.followed.clone()).collect();
         let marks: Vec<(ShardId, SourceMark)> =
             process.hosts.iter().map(|(shard, host)| (*shard, mark_of(host))).collect();
         for (shard, mark) in marks {
             self.session(connection, FeedInput::Advanced(shard, mark));
         }
-        for shard in followed {
-            if ENDS && self.is_placed_elsewhere(at, shard) {
-                if let Some(session) =
-                    self.process(at).and_then(|process| process.sessions.get_mut(&connection))
-                {
-                    session.followed.remove(&shard);
-                }
-                let (from, chain_before) = (Seq(1), Chain::GENESIS);
-                self.session(connection, FeedInput::Fetch { shard, from, chain_before, mark: None });
+        let session = self.process(at).and_then(|process| process.sessions.get(&connection));
+        let wanted: Vec<ShardId> = session.map(|session| session.feed.wanted().collect()).unwrap_or_default();
+        for shard in wanted {
+            // As `server.rs::end_what_has_left`.
+            if self.is_placed_elsewhere(at, shard) {
+                self.session(connection, FeedInput::Left(shard));
             }
         }
         self.session(connection, FeedInput::TellMarks { all: count.is_multiple_of(10) });

@@ -7,7 +7,7 @@ use meridian_types::{Boot, LeaderEpoch, NodeId, ShardId, Timestamp};
 use super::config::{Config, passed};
 use super::effect::Effect;
 use super::election::{Answer, Fitness, Round};
-use super::input::{FenceAnswer, FenceOutcome, Input};
+use super::input::{FenceAnswer, FenceOutcome, Heartbeat, Input};
 use super::liveness::Liveness;
 use super::rank::{For, rank};
 use super::watch::{At, Plan, Watch};
@@ -28,7 +28,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// A driver that has heard nobody yet.
+    /// A driver that has heard nobody yet; see [`Driver::heard_before`].
     pub fn new(config: Config, now: Timestamp) -> Self {
         let liveness = Liveness::new(&config, now);
         Self {
@@ -39,6 +39,11 @@ impl Driver {
             back: BTreeSet::new(),
             refused_at: None,
         }
+    }
+
+    /// Takes what this node has heard since before it drove: a node that fell silent then needs no second wait.
+    pub fn heard_before(&mut self, heartbeat: Heartbeat, at: Timestamp) {
+        self.liveness.heard(heartbeat, at);
     }
 
     /// Who is alive, for [`super::check_move`].

@@ -91,7 +91,7 @@ impl Liveness {
         self.nodes.get(&node).is_some_and(|seen| seen.heard_at.is_some())
     }
 
-    /// Whether the node is dead and was not heard for so long, counted from the driver's start at most.
+    /// Whether the node is dead and was not heard for so long; where it never was, counted from the driver's start.
     pub fn is_dead_for(&self, node: NodeId, wait: Duration, now: Timestamp) -> bool {
         !self.is_live(node, now) && passed(self.last_heard(node), now, wait)
     }

@@ -49,6 +49,9 @@ impl Replica {
             reported: Seq::ZERO,
             told: Seq::ZERO,
         });
+        if mutant::is(Mutant::BeyondMatched) {
+            self.report(true, out);
+        }
         self.ask(self.end(), out);
     }
 

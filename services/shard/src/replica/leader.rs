@@ -324,7 +324,7 @@ impl Replica {
         let end = self.end().seq;
         let Role::Leader(leader) = &mut self.role else { return };
         let current = leader.epoch == epoch && leader.majority.set().version == set;
-        if (current || mutant::is(Mutant::OldReportCounts)) && node != self.me {
+        if current && node != self.me {
             leader.majority.flushed(node, seq.min(end));
             self.advance(out);
         }

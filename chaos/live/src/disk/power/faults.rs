@@ -35,6 +35,8 @@ struct Rules {
     lie: Option<String>,
     release: Option<Release>,
     held: u64,
+    /// Power is going: no sync has an effect any more, also none that is under way.
+    going: bool,
 }
 
 /// The rules, and who waits because of them.
@@ -65,6 +67,11 @@ impl SyncFaults {
         self.rules.lock().lie = Some(part.to_owned());
     }
 
+    /// Syncs are true again; those that lied did nothing all the same.
+    pub fn tell_the_truth(&self) {
+        self.rules.lock().lie = None;
+    }
+
     /// Syncs of paths that contain `part` stand still until [`SyncFaults::release`].
     pub fn hold(&self, part: &str) {
         let mut rules = self.rules.lock();
@@ -81,6 +88,18 @@ impl SyncFaults {
         let mut rules = self.rules.lock();
         (rules.hold, rules.release) = (None, Some(how));
         self.changed.notify_all();
+    }
+
+    /// No sync has an effect from now on, also none that is under way; and none waits.
+    pub fn power_goes(&self) {
+        self.rules.lock().going = true;
+        self.changed.notify_all();
+    }
+
+    /// Power is back; nothing stands still.
+    pub fn power_is_back(&self) {
+        let mut rules = self.rules.lock();
+        (rules.going, rules.hold) = (false, None);
     }
 
     /// Whether a sync of this path may have to wait, and needs a thread of its own for that.
@@ -110,17 +129,52 @@ impl SyncFaults {
             let by = *by;
             parking_lot::MutexGuard::unlocked(&mut rules, || std::thread::sleep(by));
         }
+        if rules.going {
+            return Fate::Abandon;
+        }
         if rules.hold.as_ref().is_none_or(|part| !path.contains(part)) {
             return Fate::Sync;
         }
         rules.held += 1;
-        while rules.hold.is_some() {
+        while rules.hold.is_some() && !rules.going {
             self.changed.wait(&mut rules);
         }
         rules.held -= 1;
         match rules.release {
+            _ if rules.going => Fate::Abandon,
             Some(Release::Abandon) => Fate::Abandon,
             _ => Fate::Sync,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of a sync that has begun when power goes.
+    fn within(prepare: impl FnOnce(&SyncFaults), has_begun: impl Fn(&SyncFaults) -> bool) -> Fate {
+        let faults = SyncFaults::default();
+        prepare(&faults);
+        std::thread::scope(|scope| {
+            let sync = scope.spawn(|| faults.fate(Path::new("volume/volume-1")));
+            while !has_begun(&faults) {
+                std::thread::yield_now();
+            }
+            faults.power_goes();
+            sync.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn a_sync_that_is_under_way_when_power_goes_does_nothing() {
+        let slow = Duration::from_millis(30);
+        assert_eq!(within(|faults| faults.slow(Some(("volume", slow))), |_| true), Fate::Abandon);
+        assert_eq!(within(|faults| faults.hold("volume"), |faults| faults.held() == 1), Fate::Abandon);
+        let faults = SyncFaults::default();
+        faults.power_goes();
+        assert_eq!(faults.fate(Path::new("volume/volume-1")), Fate::Abandon);
+        faults.power_is_back();
+        assert_eq!(faults.fate(Path::new("volume/volume-1")), Fate::Sync);
     }
 }

@@ -90,6 +90,12 @@ impl PowerFs {
         &self.mount
     }
 
+    /// Power is about to be lost, and whoever had files open here was killed just now: a sync that is under way does
+    /// nothing any more. Without this a process that dies within a sync is gone only after that is done.
+    pub fn power_goes(&self) {
+        self.tree.faults.power_goes();
+    }
+
     /// Power is lost: what was not synced is gone. Whoever had files open here must be gone too.
     ///
     /// # Errors
@@ -99,7 +105,9 @@ impl PowerFs {
             Loss::All => None,
             Loss::Some(seed) => Some(StdRng::seed_from_u64(seed)),
         };
-        self.tree.lose_power(rng.as_mut()).context(format!("power loss of {}", self.mount.display()))
+        let lost = self.tree.lose_power(rng.as_mut());
+        self.tree.faults.power_is_back();
+        lost.context(format!("power loss of {}", self.mount.display()))
     }
 
     /// The next `times` syncs of paths that contain `part` fail with EIO.
@@ -120,6 +128,11 @@ impl PowerFs {
     /// Syncs of paths that contain `part` answer and do nothing: what no program can survive, and every check must see.
     pub fn lie_about_syncs(&self, part: &str) {
         self.tree.faults.lie(part);
+    }
+
+    /// Syncs do what they say again.
+    pub fn tell_the_truth(&self) {
+        self.tree.faults.tell_the_truth();
     }
 
     /// Syncs of paths that contain `part` stand still until they are released.

@@ -28,6 +28,30 @@ fn a_new_driver_listens_before_it_takes_a_leader_for_dead() {
 }
 
 #[test]
+fn a_new_driver_knows_who_fell_silent_before_it_drove() {
+    let mut bench = Bench::led(3, &[1, 2, 3], 1);
+    bench.now += 10_000;
+    bench.driver = Driver::new(Config::default(), Timestamp(bench.now));
+    for (node, ago) in [(1, 1200), (2, 90), (3, 10)] {
+        let heartbeat = Heartbeat { node: NodeId(node), boot: Boot(1), full: false, leads: Vec::new() };
+        bench.driver.heard_before(heartbeat, Timestamp(bench.now - ago));
+    }
+    bench.input(Input::Tick);
+    assert_eq!(bench.begins(), 1, "it has been silent for long enough");
+
+    // One that was heard lately has its whole time.
+    let mut bench = Bench::led(3, &[1, 2, 3], 1);
+    bench.now += 10_000;
+    bench.driver = Driver::new(Config::default(), Timestamp(bench.now));
+    let heartbeat = Heartbeat { node: NodeId(1), boot: Boot(1), full: false, leads: Vec::new() };
+    bench.driver.heard_before(heartbeat, Timestamp(bench.now - 300));
+    bench.run(600, &[2, 3]);
+    assert_eq!(bench.begins(), 0);
+    bench.run(200, &[2, 3]);
+    assert_eq!(bench.begins(), 1);
+}
+
+#[test]
 fn a_broken_connection_is_a_suspicion_and_a_word_clears_it() {
     let mut bench = Bench::led(3, &[1, 2, 3], 1);
     bench.now = 50;

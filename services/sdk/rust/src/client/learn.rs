@@ -16,7 +16,7 @@ use super::{Client, Inner, cluster};
 /// Between two questions.
 const GAP: Duration = Duration::from_millis(100);
 /// A node that has not answered for so long is not waited for alone.
-const HEDGE: Duration = Duration::from_millis(500);
+const HEDGE: Duration = Duration::from_millis(250);
 /// What a question may take in all.
 const TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -26,8 +26,9 @@ use crate::client::NodeIndex;
 use crate::fault::{self, Fault};
 
 /// A node that answers nothing for so long may not be the leader any more: the region is asked who is.
-const PROBE: Duration = Duration::from_secs(1);
-/// How long a node that is not the leader any more is waited for, before what it has not answered is sent to the new one.
+const PROBE: Duration = Duration::from_millis(300);
+/// How long a node that is not the leader any more is waited for, before what it has not answered is sent to the new one;
+/// but for one that was silent before that already.
 const LEAVE: Duration = Duration::from_millis(500);
 /// In a region of several nodes, one that was deposed and does not know it yet refuses sequences that are right. It is
 /// believed once that was the only answer for so long and so often.
@@ -87,6 +88,11 @@ impl Link {
     /// When the region is asked whether this is the leader still.
     fn probe_at(&self) -> Option<Instant> {
         (self.open > 0).then(|| self.answered.max(self.probed) + PROBE)
+    }
+
+    /// Whether what was sent is unanswered for long enough to ask so.
+    fn is_silent(&self, now: Instant) -> bool {
+        self.open > 0 && now >= self.answered + PROBE
     }
 }
 
@@ -484,8 +490,11 @@ impl<W> Core<W> {
 
     /// Waits no longer for nodes that say nothing of what was sent to them while they led: it is sent again elsewhere.
     fn leave_behind(&mut self, now: Instant) {
+        let silent: Vec<NodeIndex> =
+            self.links.iter().filter(|(_, link)| link.is_silent(now)).map(|(node, _)| *node).collect();
         for (index, partition) in self.partitions.iter_mut().enumerate() {
-            if partition.moving_since().is_some_and(|since| now >= since + LEAVE) {
+            let says_nothing = silent.iter().any(|node| partition.is_at(*node));
+            if partition.moving_since().is_some_and(|since| says_nothing || now >= since + LEAVE) {
                 partition.disconnected();
                 let attempts = self.attempts.values_mut();
                 attempts.filter(|attempt| attempt.partition == index).for_each(|attempt| attempt.left = true);

@@ -55,6 +55,8 @@ pub struct Metrics {
     pub damaged_shards: Gauge,
     /// Frames that were found damaged and are not served.
     pub quarantined_frames: Gauge,
+    /// Frames that were found damaged and stored again, since the start.
+    pub repaired_frames: Gauge,
     /// Bytes of requests that were taken in, until the shard is done with them.
     pub request_bytes: Gauge,
     /// What the configuration bounds the process's memory by.
@@ -79,6 +81,7 @@ impl Default for Metrics {
             link_stalls: Family::default(),
             damaged_shards: Gauge::default(),
             quarantined_frames: Gauge::default(),
+            repaired_frames: Gauge::default(),
             request_bytes: Gauge::default(),
             memory_bound_bytes: Gauge::default(),
             registry: parking_lot::Mutex::new(Registry::with_prefix("meridian")),
@@ -118,6 +121,11 @@ impl Metrics {
             self.quarantined_frames.clone(),
         );
         registry.register(
+            "repaired_frames",
+            "Frames that were found damaged and stored again from another copy, since the start",
+            self.repaired_frames.clone(),
+        );
+        registry.register(
             "request_bytes_in_hand",
             "Bytes taken in, until the shard is done with them",
             self.request_bytes.clone(),
@@ -146,13 +154,16 @@ impl Metrics {
 
 /// Brings what the shards say of damage into the gauges.
 pub fn collect_shards(metrics: &Metrics, shards: &[ShardHandle]) {
-    let (mut damaged, mut quarantined) = (0, 0);
-    for progress in shards.iter().map(ShardHandle::progress) {
-        damaged += i64::from(progress.damaged);
-        quarantined += progress.quarantined;
+    let (mut damaged, mut quarantined, mut repaired) = (0, 0, 0);
+    for shard in shards {
+        damaged += i64::from(shard.progress().damaged);
+        let (still, mended) = shard.quarantined();
+        quarantined += still;
+        repaired += mended;
     }
     metrics.damaged_shards.set(damaged);
     metrics.quarantined_frames.set(i64::try_from(quarantined).unwrap_or(i64::MAX));
+    metrics.repaired_frames.set(i64::try_from(repaired).unwrap_or(i64::MAX));
 }
 
 /// Brings the links' states into the gauges.

@@ -159,10 +159,17 @@ fn copy_state(shard: ShardId, progress: &Progress) -> CopyState {
 
 type Connecting = BoxFuture<'static, Result<Session, String>>;
 
-struct Session {
+pub(crate) struct Session {
     source: Source,
     requests: mpsc::UnboundedSender<v1::LinkRequest>,
-    responses: Streaming<v1::LinkResponse>,
+    pub responses: Streaming<v1::LinkResponse>,
+}
+
+impl Session {
+    /// A connection that is gone says so on its other half.
+    pub fn ask(&self, request: Out) {
+        let _ = self.requests.send(v1::LinkRequest { request: Some(request) });
+    }
 }
 
 struct LinkTask {
@@ -398,15 +405,14 @@ impl LinkTask {
                 LinkEffect::Ping => Out::Ping(v1::Ping { nonce: self.opened.elapsed().as_micros() as u64 }),
             };
             if let Some(session) = &self.session {
-                // A connection that is gone says so on its other half.
-                let _ = session.requests.send(v1::LinkRequest { request: Some(request) });
+                session.ask(request);
             }
         }
         None
     }
 }
 
-async fn open(
+pub(crate) async fn open(
     dialer: Arc<dyn Dialer>,
     me: Identity,
     vetting: Vetting,

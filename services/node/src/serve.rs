@@ -11,7 +11,10 @@ use meridian_metadata::catalog::RegionRow;
 use meridian_metadata::{
     CatalogGroup, Config as RaftConfig, OnFatal, PlacementGroup, RaftServers, StartError,
 };
-use meridian_mirror::{DurableBoard, Identity, LinkConfig, Links, Neighbours as _, Peer, PeerServer, Source};
+use meridian_mirror::{
+    DurableBoard, Identity, LinkConfig, Links, Neighbours as _, Peer, PeerServer, RepairSources, Repairs,
+    Source,
+};
 use meridian_region::{Agent, Region, RegionConfig, RegionServer};
 use meridian_shard::{ByGroup, HostConfig, OpenError, ShardHandle, ShardHost};
 use meridian_storage::index::{Index, IndexError, KvError, RocksConfig, RocksKeyValue};
@@ -336,6 +339,14 @@ impl Parts<'_> {
         self.region.reach(PeerWays::nodes_of(self.config, &self.me.region));
         let agent = tokio::spawn(agent.run());
         let links = self.start_links(&host)?;
+        let repairs = Repairs::new(
+            host.clone(),
+            self.me.clone(),
+            self.ways.clone(),
+            self.vetting.clone(),
+            self.repair_sources(),
+        );
+        let repairing = tokio::spawn(repairs.run());
         let gateway = self.gateway(&host, &links);
         *self.serving.write() = Some((gateway.clone(), links.clone()));
 
@@ -390,6 +401,7 @@ impl Parts<'_> {
             server.abort();
         }
         links.stop();
+        repairing.abort();
         agent.abort();
         self.region.close();
         flushing.abort();
@@ -492,6 +504,26 @@ impl Parts<'_> {
             links.start(Peer { region: region.name.clone(), nodes, relays, shards }, copies);
         }
         Ok(links)
+    }
+
+    /// The shard's other replicas in this region, then the nodes of its origin, then those of every other region.
+    fn repair_sources(&self) -> RepairSources {
+        let (region, catalog, config) = (self.region.clone(), self.catalog.clone(), self.config.clone());
+        let here = self.me.region.clone();
+        Arc::new(move |shard| {
+            let placed = region.placement();
+            let members = placed.shard(shard).map(|row| row.voters()).unwrap_or_default();
+            let mut sources: Vec<Source> =
+                members.into_iter().map(|node| Source { region: here.clone(), node }).collect();
+            let state = catalog.state();
+            let mut others: Vec<_> = state.regions().filter(|other| other.name != here).collect();
+            others.sort_by_key(|other| other.origin() != shard.origin);
+            for other in others {
+                let nodes = PeerWays::nodes_of(&config, &other.name);
+                sources.extend(nodes.into_iter().map(|node| Source { region: other.name.clone(), node }));
+            }
+            sources
+        })
     }
 
     fn gateway(&self, host: &Arc<ShardHost>, links: &Arc<Links>) -> Gateway {

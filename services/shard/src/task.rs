@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::message::LogPoint;
 use crate::{
-    Ack, CopyFault, Effect, Election, FenceAnswer, Input, Message, Peers, Placement, Publish, Reader, Reject,
-    Replica, RequestId, Tail, frame_effects, tail,
+    Ack, CopyFault, Effect, Election, FenceAnswer, Input, Message, Peers, Placement, Publish, Quarantine,
+    Reader, Reject, Replica, RequestId, Tail, frame_effects, tail,
 };
 
 /// Messages handled before the frames that came of them are queued as one submission.
@@ -56,8 +56,6 @@ pub struct Progress {
     pub ready: bool,
     /// The log is damaged here above what is applied: nothing is appended.
     pub damaged: bool,
-    /// How many frames recovery found damaged: they are not served.
-    pub quarantined: u64,
     /// Why a copy takes no more frames.
     pub fault: Option<CopyFault>,
 }
@@ -97,6 +95,7 @@ pub struct ShardHandle {
     pub id: ShardId,
     requests: mpsc::Sender<Request>,
     progress: watch::Receiver<Progress>,
+    quarantine: Arc<Quarantine>,
 }
 
 impl ShardHandle {
@@ -173,6 +172,11 @@ impl ShardHandle {
         self.progress.borrow().clone()
     }
 
+    /// How many of its applied frames are damaged here, and how many were repaired since the start.
+    pub fn quarantined(&self) -> (u64, u64) {
+        self.quarantine.counts(self.id)
+    }
+
     /// Follows what the shard shows.
     pub fn watch(&self) -> watch::Receiver<Progress> {
         self.progress.clone()
@@ -199,7 +203,6 @@ pub(crate) struct ShardTask {
     pub tail: Arc<Tail>,
     pub unapplied: VecDeque<Unapplied>,
     pub totals: Totals,
-    pub quarantined: u64,
 }
 
 /// What the task carries from step to step.
@@ -232,7 +235,8 @@ impl ShardTask {
         let marks = self.replica.marks();
         let applied_hlc = if marks.applied == marks.appended { self.replica.hlc() } else { Hlc::ZERO };
         let (progress, watcher) = watch::channel(self.progress(Hlc::ZERO, None));
-        let handle = ShardHandle { id: self.shard, requests, progress: watcher };
+        let quarantine = self.reader.quarantine().clone();
+        let handle = ShardHandle { id: self.shard, requests, progress: watcher, quarantine };
         let running = Running {
             applied_hlc,
             task: self,
@@ -263,7 +267,6 @@ impl ShardTask {
             settled: self.replica.is_settled(),
             ready: self.replica.is_ready(),
             damaged: self.replica.unsure_from().is_some(),
-            quarantined: self.quarantined,
             fault,
         }
     }

@@ -106,9 +106,9 @@ fn digests(runtime: &Runtime, world: &World, node: &str) -> BTreeMap<Lane, (u64,
     lanes.into_iter().map(digest).collect()
 }
 
-fn publish(world: &World) {
-    world.create_stream(STREAM, 1);
-    let lines: Vec<String> = (0..EVENTS).map(line).collect();
+/// So many events after those that are there, in `us`.
+fn publish(world: &World, after: u64) {
+    let lines: Vec<String> = (after..after + EVENTS).map(line).collect();
     // Not compressed, so that the bytes can be found; in many frames, so that one can be named.
     world.publish("us", STREAM, &lines, &["--codec", "none", "--batch-bytes", "1KiB"]);
 }
@@ -116,7 +116,8 @@ fn publish(world: &World) {
 #[test]
 fn verify_says_where_a_byte_is_flipped_and_the_frame_is_fetched_from_another_region() {
     let mut world = World::start(Setup::default());
-    publish(&world);
+    world.create_stream(STREAM, 1);
+    publish(&world, 0);
     let more: Vec<String> = (0..10).map(line).collect();
     world.publish("eu", STREAM, &more, &[]);
     assert_eq!(world.agree(STREAM, WITHIN).events, EVENTS + 10);
@@ -146,21 +147,40 @@ fn verify_says_where_a_byte_is_flipped_and_the_frame_is_fetched_from_another_reg
         repaired(&world, "eu");
         assert_eq!(world.agree(STREAM, WITHIN).events, EVENTS + 10);
     }
+
+    // A copy on a single node that has lost its end asks its origin for it again, whether the index had it or not.
+    publish(&world, EVENTS);
+    assert_eq!(world.agree(STREAM, WITHIN).events, 2 * EVENTS + 10);
+    world.kill9("eu");
+    flip(&place_of(&world, "eu", 2 * EVENTS - 1));
+    world.start_again("eu");
+    repaired(&world, "eu");
+    assert_eq!(world.agree(STREAM, WITHIN).events, 2 * EVENTS + 10);
+}
+
+/// A region of three nodes and one of three that mirrors it, and what looks into single nodes.
+fn two_regions() -> (World, Runtime) {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(1).enable_all().build().expect("a runtime");
+    let setup = Setup { regions: &["us", "eu"], wan: "us-eu=10ms", settings: None };
+    let world = World::start_with(setup, 3);
+    world.create_stream(STREAM, 1);
+    (world, runtime)
+}
+
+/// The node of `us` that leads least, so that more of its shards follow; and another one.
+fn follower(world: &World) -> (String, String) {
+    let leaders: Vec<u32> = world.settled_shards("us").iter().filter_map(|row| row.leader).collect();
+    let mut nodes = world.nodes_of("us");
+    nodes.sort_by_key(|node| leaders.iter().filter(|id| **id == world.id_of(node)).count());
+    (nodes[0].clone(), nodes[2].clone())
 }
 
 #[test]
 fn a_follower_whose_disk_was_damaged_while_it_was_down_is_repaired_by_its_region() {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = builder.worker_threads(1).enable_all().build().expect("a runtime");
-    let setup = Setup { regions: &["us", "eu"], wan: "us-eu=10ms", settings: None };
-    let mut world = World::start_with(setup, 3);
-    publish(&world);
-    let leaders: Vec<u32> = world.settled_shards("us").iter().filter_map(|row| row.leader).collect();
-    // One that leads least: more of its shards follow.
-    let nodes = world.nodes_of("us");
-    let led = |node: &String| leaders.iter().filter(|id| **id == world.id_of(node)).count();
-    let victim = nodes.iter().min_by_key(|node| led(node)).expect("three nodes").clone();
-    let other = nodes.iter().find(|node| **node != victim).expect("three nodes").clone();
+    let (mut world, runtime) = two_regions();
+    publish(&world, 0);
+    let (victim, other) = follower(&world);
     let whole = digests(&runtime, &world, &other);
 
     // Ended in order, all of it is applied: the frame alone is damaged.
@@ -169,4 +189,43 @@ fn a_follower_whose_disk_was_damaged_while_it_was_down_is_repaired_by_its_region
     world.start_again(&victim);
     assert_eq!(repaired(&world, &victim), 1);
     assert_eq!(digests(&runtime, &world, &victim), whole);
+    let log = std::fs::read_to_string(world.node_folder(&victim).join("log")).expect("a log");
+    let line = log.lines().find(|line| line.contains("damaged frames are repaired")).expect("it is said");
+    assert!(line.contains("region=us"), "its own region is nearest: {line}");
+}
+
+#[test]
+fn a_replica_that_lost_the_end_of_its_log_catches_up_and_is_in_doubt_until_then() {
+    let (mut world, runtime) = two_regions();
+    let mut published = 0;
+    // The index is flushed now and then: what was flushed is not lost by the flip. The next try is as good as new.
+    for _ in 0..5 {
+        let (victim, other) = follower(&world);
+        publish(&world, published);
+        published += EVENTS;
+        let whole = until("the replicas agree", WITHIN, || {
+            let (one, two) = (digests(&runtime, &world, &victim), digests(&runtime, &world, &other));
+            if one == two { Ok(one) } else { Err(format!("{one:?}, {two:?}")) }
+        });
+        world.kill9(&victim);
+        flip(&place_of(&world, &victim, published - EVENTS / 2));
+        world.start_again(&victim);
+        repaired(&world, &victim);
+        until("the replicas agree again", WITHIN, || {
+            let again = digests(&runtime, &world, &victim);
+            if again == whole { Ok(()) } else { Err(format!("{again:?}, not {whole:?}")) }
+        });
+        let log = std::fs::read_to_string(world.node_folder(&victim).join("log")).expect("a log");
+        if log.contains("its doubt is over") {
+            // Nothing of it is left for the next start.
+            world.kill9(&victim);
+            world.start_again(&victim);
+            repaired(&world, &victim);
+            let log = std::fs::read_to_string(world.node_folder(&victim).join("log")).expect("a log");
+            assert_eq!(log.matches("its doubt is over").count(), 1, "it was not in doubt again");
+            assert_eq!(world.agree(STREAM, WITHIN).events, published);
+            return;
+        }
+    }
+    panic!("the index was flushed before each kill");
 }

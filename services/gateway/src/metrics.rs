@@ -2,6 +2,7 @@
 
 use meridian_mirror::{LinkState, LinkStatus};
 use meridian_shard::ShardHandle;
+use meridian_types::ShardId;
 use meridian_wire::ApiError;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -51,7 +52,7 @@ pub struct Metrics {
     pub link_faults: Family<SourceLabel, Gauge>,
     /// Connections that were given up because nothing moved.
     pub link_stalls: Family<SourceLabel, Gauge>,
-    /// Shards that take nothing because their log is damaged here.
+    /// Shards whose log's end is lost here, or may be, and that have not caught up with a leader since.
     pub damaged_shards: Gauge,
     /// Frames that were found damaged and are not served.
     pub quarantined_frames: Gauge,
@@ -112,7 +113,7 @@ impl Metrics {
         registry.register("link_stalls", "Connections given up without progress", self.link_stalls.clone());
         registry.register(
             "damaged_shards",
-            "Shards that take nothing because their log is damaged here",
+            "Shards whose log has lost its end here, or may have, and has not caught up since",
             self.damaged_shards.clone(),
         );
         registry.register(
@@ -152,11 +153,11 @@ impl Metrics {
     }
 }
 
-/// Brings what the shards say of damage into the gauges.
-pub fn collect_shards(metrics: &Metrics, shards: &[ShardHandle]) {
+/// Brings what the shards say of damage into the gauges. What is held of those that have no replica here is no loss.
+pub fn collect_shards(metrics: &Metrics, shards: &[ShardHandle], is_elsewhere: impl Fn(ShardId) -> bool) {
     let (mut damaged, mut quarantined, mut repaired) = (0, 0, 0);
     for shard in shards {
-        damaged += i64::from(shard.progress().damaged);
+        damaged += i64::from(shard.progress().damaged && !is_elsewhere(shard.id));
         let (still, mended) = shard.quarantined();
         quarantined += still;
         repaired += mended;

@@ -20,7 +20,7 @@ use v1::link_request::Request as Out;
 use v1::link_response::Response as In;
 
 use crate::hello::{Identity, PeerHello, Vetting};
-use crate::link::{CopyState, LinkConfig, LinkCore, LinkEffect, LinkInput, RefusedReason};
+use crate::link::{COPY_DAMAGED, CopyState, LinkConfig, LinkCore, LinkEffect, LinkInput, RefusedReason};
 use crate::sources::{Source, Sources};
 use crate::status::{LinkStatus, ShardFault};
 use crate::{SourceMark, split_frames};
@@ -139,11 +139,13 @@ fn copy_state(shard: ShardId, progress: &Progress) -> CopyState {
         reason: "CHAIN_DIFFERS",
         message: fault.to_string(),
     });
-    let damaged = progress.damaged.then(|| ShardFault {
+    // One that leads or follows takes what it lacks; one that holds nothing is perhaps no replica at all.
+    let stands = progress.damaged && progress.follows.is_none() && progress.appended > Seq::ZERO;
+    let damaged = stands.then(|| ShardFault {
         shard,
         seq: progress.applied.next(),
-        reason: "COPY_DAMAGED",
-        message: "this region's copy is damaged; nothing is appended to it until it is repaired".into(),
+        reason: COPY_DAMAGED,
+        message: "this node's copy is damaged, and no leader that it could follow is known".into(),
     });
     CopyState {
         appended: progress.appended,

@@ -76,8 +76,8 @@ impl ShardHost {
     /// `fatal` ends the process: it is called where going on could break a law.
     ///
     /// # Errors
-    /// [`OpenError`]. A shard that is damaged above its applied mark opens, serves what is applied, and takes nothing;
-    /// below it, it goes on without the frames that are damaged.
+    /// [`OpenError`]. A shard that is damaged above its applied mark opens, serves what is applied, and is in doubt; below
+    /// it, it goes on without the frames that are damaged, until they are repaired.
     #[allow(clippy::too_many_arguments)]
     pub fn open(
         config: HostConfig,
@@ -155,27 +155,28 @@ impl ShardHost {
                     damaged.remove(*seq..=*seq);
                 }
                 unsure = Some(applied_seq.next());
-            } else if let Some(from) = found.unsure_from
-                && home == Home::Origin
-            {
-                // Acknowledged frames may be among what is hidden: to append here could begin a second history. A copy
-                // asks its origin for what follows, and the chain tells what is right.
+            } else if let Some(from) = found.unsure_from {
+                // Acknowledged frames may be among what is hidden: to append here could begin a second history.
                 tracing::error!(%shard, unsure_from = %from, "the volume is damaged: frames of this shard may be hidden in it");
                 unsure = Some(from.max(applied_seq.next()));
+            }
+            if let Some(from) = found.doubt {
+                tracing::warn!(%shard, %from, "this replica was in doubt when its process ended, and is so still");
+                unsure = Some(unsure.map_or(from, |unsure| unsure.min(from)));
             }
             for (seq, place) in found.frames {
                 let frame = match volume.read_expecting(place, shard, seq) {
                     Ok(frame) => frame,
                     Err(error) => {
                         tracing::error!(%shard, %seq, %error, "a frame cannot be read again: what follows is quarantined");
-                        unsure = Some(seq);
+                        unsure = Some(unsure.map_or(seq, |unsure| unsure.min(seq)));
                         break;
                     }
                 };
                 let effects = frame_effects(&frame, place);
                 if let Err(fault) = replica.replay(&frame) {
                     self.log_broken(shard, &fault);
-                    unsure = Some(seq);
+                    unsure = Some(unsure.map_or(seq, |unsure| unsure.min(seq)));
                     break;
                 }
                 unapplied.push_back(Unapplied { effects, flushed: true });
@@ -185,7 +186,7 @@ impl ShardHost {
             tracing::error!(%shard, applied = %applied_seq, "the volume holds nothing of a shard that the index knows");
             damaged.insert(Seq::ZERO.next()..=applied_seq);
             unsure = Some(applied_seq.next());
-        } else if self.hidden && home == Home::Origin {
+        } else if self.hidden {
             tracing::error!(%shard, "the volume is damaged: all of this shard may be hidden in it");
             unsure = Some(Seq::ZERO.next());
         }

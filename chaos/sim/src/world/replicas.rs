@@ -73,6 +73,13 @@ impl World {
                     process.queue.promise(promise);
                 }
             }
+            Effect::Doubt { from } => {
+                self.trace.line(self.now, format_args!("{me} is in doubt of {shard} from {from:?}"));
+                if let Some(process) = self.process(at) {
+                    process.submit(shard);
+                    process.queue.doubt(shard, from);
+                }
+            }
             Effect::Answer(answer) => self.answer_fence(at, shard, answer),
             Effect::Send { to, message } => {
                 if let Some(epoch) = epoch_of(&message) {
@@ -240,6 +247,7 @@ fn effect_name(effect: &Effect) -> &'static str {
         Effect::Append(_) => "effect: Append",
         Effect::Cut { .. } => "effect: Cut",
         Effect::Promise(_) => "effect: Promise",
+        Effect::Doubt { .. } => "effect: Doubt",
         Effect::Answer(FenceAnswer::Promised { .. }) => "effect: Answer promised",
         Effect::Answer(FenceAnswer::Refused { .. }) => "effect: Answer refused",
         Effect::Apply { .. } => "effect: Apply",

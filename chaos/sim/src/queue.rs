@@ -13,6 +13,7 @@ pub enum Synced {
     Frames(Vec<(LogPoint, Place)>),
     Cut(LogPoint),
     Promise(LeaderEpoch),
+    Doubt(Option<Seq>),
 }
 
 /// Entries of one shard, written in order.
@@ -49,6 +50,10 @@ impl Queue {
 
     pub fn promise(&mut self, promise: meridian_storage::Promise) {
         self.push(promise.shard, vec![Entry::Promise(promise)], Synced::Promise(promise.epoch));
+    }
+
+    pub fn doubt(&mut self, shard: ShardId, from: Option<Seq>) {
+        self.push(shard, vec![Entry::Doubt { shard, from }], Synced::Doubt(from));
     }
 
     fn push(&mut self, shard: ShardId, entries: Vec<Entry>, done: Synced) {

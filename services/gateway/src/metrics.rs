@@ -2,6 +2,7 @@
 
 use meridian_mirror::{LinkState, LinkStatus};
 use meridian_shard::ShardHandle;
+use meridian_types::ShardId;
 use meridian_wire::ApiError;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -51,10 +52,12 @@ pub struct Metrics {
     pub link_faults: Family<SourceLabel, Gauge>,
     /// Connections that were given up because nothing moved.
     pub link_stalls: Family<SourceLabel, Gauge>,
-    /// Shards that take nothing because their log is damaged here.
+    /// Shards whose log's end is lost here, or may be, and that have not caught up with a leader since.
     pub damaged_shards: Gauge,
     /// Frames that were found damaged and are not served.
     pub quarantined_frames: Gauge,
+    /// Frames that were found damaged and stored again, since the start.
+    pub repaired_frames: Gauge,
     /// Bytes of requests that were taken in, until the shard is done with them.
     pub request_bytes: Gauge,
     /// What the configuration bounds the process's memory by.
@@ -79,6 +82,7 @@ impl Default for Metrics {
             link_stalls: Family::default(),
             damaged_shards: Gauge::default(),
             quarantined_frames: Gauge::default(),
+            repaired_frames: Gauge::default(),
             request_bytes: Gauge::default(),
             memory_bound_bytes: Gauge::default(),
             registry: parking_lot::Mutex::new(Registry::with_prefix("meridian")),
@@ -109,13 +113,18 @@ impl Metrics {
         registry.register("link_stalls", "Connections given up without progress", self.link_stalls.clone());
         registry.register(
             "damaged_shards",
-            "Shards that take nothing because their log is damaged here",
+            "Shards whose log has lost its end here, or may have, and has not caught up since",
             self.damaged_shards.clone(),
         );
         registry.register(
             "quarantined_frames",
             "Frames that were found damaged and are not served",
             self.quarantined_frames.clone(),
+        );
+        registry.register(
+            "repaired_frames",
+            "Frames that were found damaged and stored again from another copy, since the start",
+            self.repaired_frames.clone(),
         );
         registry.register(
             "request_bytes_in_hand",
@@ -144,15 +153,18 @@ impl Metrics {
     }
 }
 
-/// Brings what the shards say of damage into the gauges.
-pub fn collect_shards(metrics: &Metrics, shards: &[ShardHandle]) {
-    let (mut damaged, mut quarantined) = (0, 0);
-    for progress in shards.iter().map(ShardHandle::progress) {
-        damaged += i64::from(progress.damaged);
-        quarantined += progress.quarantined;
+/// Brings what the shards say of damage into the gauges. What is held of those that have no replica here is no loss.
+pub fn collect_shards(metrics: &Metrics, shards: &[ShardHandle], is_elsewhere: impl Fn(ShardId) -> bool) {
+    let (mut damaged, mut quarantined, mut repaired) = (0, 0, 0);
+    for shard in shards {
+        damaged += i64::from(shard.progress().damaged && !is_elsewhere(shard.id));
+        let (still, mended) = shard.quarantined();
+        quarantined += still;
+        repaired += mended;
     }
     metrics.damaged_shards.set(damaged);
     metrics.quarantined_frames.set(i64::try_from(quarantined).unwrap_or(i64::MAX));
+    metrics.repaired_frames.set(i64::try_from(repaired).unwrap_or(i64::MAX));
 }
 
 /// Brings the links' states into the gauges.

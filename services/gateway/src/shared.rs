@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use meridian_metadata::CatalogHandle;
-use meridian_mirror::{DurableBoard, Identity, Links};
+use meridian_mirror::{DurableBoard, Identity, Links, Neighbours as _};
 use meridian_region::Region;
 use meridian_shard::{ReadError, ShardHost};
-use meridian_types::{Clock, ProducerId};
+use meridian_types::{Clock, ProducerId, ShardId};
 use meridian_wire::{ApiError, Reason};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -177,6 +177,11 @@ impl Gateway {
     /// The shards that it serves.
     pub fn host(&self) -> &Arc<ShardHost> {
         &self.0.parts.host
+    }
+
+    /// Whether other nodes of the region alone have replicas of a shard.
+    pub fn is_placed_elsewhere(&self, shard: ShardId) -> bool {
+        self.0.parts.region.is_placed_elsewhere(shard)
     }
 
     pub(crate) fn links(&self) -> &Links {

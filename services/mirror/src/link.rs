@@ -14,6 +14,9 @@ use meridian_types::{Hlc, LeaderEpoch, Seq, ShardId, Timestamp};
 use crate::status::{LinkState, LinkStatus, ShardFault};
 use crate::{DurableMark, SourceMark};
 
+/// The fault of a copy that has lost its end, and takes nothing until it follows or leads again.
+pub(crate) const COPY_DAMAGED: &str = "COPY_DAMAGED";
+
 /// How a link is set up.
 #[derive(Clone, Copy, Debug)]
 pub struct LinkConfig {
@@ -308,6 +311,10 @@ impl LinkCore {
             self.faults.insert(shard, fault.clone());
         }
         let faulted = copy.fault.is_some();
+        let is_mended = !faulted && self.faults.get(&shard).is_some_and(|fault| fault.reason == COPY_DAMAGED);
+        if is_mended {
+            self.faults.remove(&shard);
+        }
         let mirrored = self.shards.entry(shard).or_insert_with(|| Mirrored {
             copy: copy.clone(),
             fetching: Fetching::Paused(now),
@@ -341,6 +348,9 @@ impl LinkCore {
                 }
                 mirrored.fetching = Fetching::Paused(now);
             }
+        }
+        if is_mended && matches!(mirrored.fetching, Fetching::Faulted) {
+            mirrored.fetching = Fetching::Paused(now);
         }
         if faulted {
             if self.connected && matches!(mirrored.fetching, Fetching::Asked { .. }) {

@@ -20,7 +20,7 @@ use v1::link_request::Request as Out;
 use v1::link_response::Response as In;
 
 use crate::hello::{Identity, PeerHello, Vetting};
-use crate::link::{CopyState, LinkConfig, LinkCore, LinkEffect, LinkInput, RefusedReason};
+use crate::link::{COPY_DAMAGED, CopyState, LinkConfig, LinkCore, LinkEffect, LinkInput, RefusedReason};
 use crate::sources::{Source, Sources, Whereabouts};
 use crate::status::{LinkStatus, ShardFault};
 use crate::{SourceMark, split_frames};
@@ -165,11 +165,13 @@ fn copy_state(shard: ShardId, progress: &Progress, is_past: bool) -> CopyState {
         reason: "CHAIN_DIFFERS",
         message: fault.to_string(),
     });
-    let damaged = progress.damaged.then(|| ShardFault {
+    // One that leads or follows takes what it lacks; one that holds nothing is perhaps no replica at all.
+    let stands = progress.damaged && progress.follows.is_none() && progress.appended > Seq::ZERO;
+    let damaged = stands.then(|| ShardFault {
         shard,
         seq: progress.applied.next(),
-        reason: "COPY_DAMAGED",
-        message: "this region's copy is damaged; nothing is appended to it until it is repaired".into(),
+        reason: COPY_DAMAGED,
+        message: "this node's copy is damaged, and no leader that it could follow is known".into(),
     });
     CopyState {
         appended: progress.appended,
@@ -186,10 +188,17 @@ fn copy_state(shard: ShardId, progress: &Progress, is_past: bool) -> CopyState {
 
 type Connecting = BoxFuture<'static, Result<Session, String>>;
 
-struct Session {
+pub(crate) struct Session {
     source: Source,
     requests: mpsc::UnboundedSender<v1::LinkRequest>,
-    responses: Streaming<v1::LinkResponse>,
+    pub responses: Streaming<v1::LinkResponse>,
+}
+
+impl Session {
+    /// A connection that is gone says so on its other half.
+    pub fn ask(&self, request: Out) {
+        let _ = self.requests.send(v1::LinkRequest { request: Some(request) });
+    }
 }
 
 struct LinkTask {
@@ -419,15 +428,14 @@ impl LinkTask {
                 LinkEffect::Ping => Out::Ping(v1::Ping { nonce: self.opened.elapsed().as_micros() as u64 }),
             };
             if let Some(session) = &self.session {
-                // A connection that is gone says so on its other half.
-                let _ = session.requests.send(v1::LinkRequest { request: Some(request) });
+                session.ask(request);
             }
         }
         None
     }
 }
 
-async fn open(
+pub(crate) async fn open(
     dialer: Arc<dyn Dialer>,
     me: Identity,
     vetting: Vetting,

@@ -51,7 +51,7 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     if let Some((gateway, links)) = admin.serving.read().as_ref() {
         collect_links(&admin.metrics, &links.statuses());
-        collect_shards(&admin.metrics, &gateway.host().all());
+        collect_shards(&admin.metrics, &gateway.host().all(), |shard| gateway.is_placed_elsewhere(shard));
         let taken = i64::try_from(gateway.budget().taken()).unwrap_or(i64::MAX);
         admin.metrics.request_bytes.set(taken);
     }

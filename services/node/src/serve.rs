@@ -13,7 +13,8 @@ use meridian_metadata::{
     CatalogGroup, Config as RaftConfig, OnFatal, PlacementGroup, RaftServers, StartError, WantedNodes,
 };
 use meridian_mirror::{
-    DurableBoard, Identity, LinkConfig, Links, Neighbours as _, PeerServer, Source, Whereabouts,
+    DurableBoard, Identity, LinkConfig, Links, Neighbours as _, PeerServer, RepairSources, Repairs, Source,
+    Whereabouts,
 };
 use meridian_region::{Agent, Region, RegionConfig, RegionServer, keep_nodes};
 use meridian_shard::{ByGroup, HostConfig, OpenError, ShardHost};
@@ -401,6 +402,14 @@ impl Parts<'_> {
         self.region.set_host(host.clone());
         let agent = tokio::spawn(agent.run());
         let links = self.start_links(&host)?;
+        let repairs = Repairs::new(
+            host.clone(),
+            self.me.clone(),
+            self.ways.clone(),
+            self.vetting.clone(),
+            self.repair_sources(),
+        );
+        let repairing = tokio::spawn(repairs.run());
         let gateway = self.gateway(&host, &links);
         *self.serving.write() = Some((gateway.clone(), links.clone()));
 
@@ -465,6 +474,7 @@ impl Parts<'_> {
             server.abort();
         }
         links.stop();
+        repairing.abort();
         agent.abort();
         self.region.close();
         flushing.abort();
@@ -567,6 +577,26 @@ impl Parts<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The shard's other replicas in this region, then the nodes of its origin, then those of every other region.
+    fn repair_sources(&self) -> RepairSources {
+        let (region, catalog) = (self.region.clone(), self.catalog.clone());
+        let here = self.me.region.clone();
+        Arc::new(move |shard| {
+            let placed = region.placement();
+            let members = placed.shard(shard).map(|row| row.voters()).unwrap_or_default();
+            let mut sources: Vec<Source> =
+                members.into_iter().map(|node| Source { region: here.clone(), node }).collect();
+            let state = catalog.state();
+            let mut others: Vec<_> = state.regions().filter(|other| other.name != here).collect();
+            others.sort_by_key(|other| other.origin() != shard.origin);
+            for other in others {
+                let nodes = state.nodes().filter(|node| node.region == other.id).map(|node| node.id);
+                sources.extend(nodes.map(|node| Source { region: other.name.clone(), node }));
+            }
+            sources
+        })
     }
 
     fn gateway(&self, host: &Arc<ShardHost>, links: &Arc<Links>) -> Gateway {

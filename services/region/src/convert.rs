@@ -29,6 +29,8 @@ fn probe(attempt: u32, at: LogPoint) -> v1::ReplicaProbe {
         seq: at.seq.0,
         log_epoch: at.epoch.0,
         chain: bytes::Bytes::copy_from_slice(&at.chain.0),
+        end: None,
+        doubt: false,
     }
 }
 
@@ -40,9 +42,14 @@ fn point(probe: &v1::ReplicaProbe) -> Result<LogPoint, BadWord> {
 pub(crate) fn replica_to_wire(shard: ShardId, message: &Message) -> v1::Word {
     use replica_word::Word;
     let (epoch, word) = match message {
-        Message::Probe { epoch, attempt, at } => (epoch, Word::Probe(probe(*attempt, *at))),
+        Message::Probe { epoch, attempt, at, doubt } => {
+            (epoch, Word::Probe(v1::ReplicaProbe { doubt: *doubt, ..probe(*attempt, *at) }))
+        }
         Message::Mismatch { epoch, attempt, mine } => (epoch, Word::Mismatch(probe(*attempt, *mine))),
-        Message::Match { epoch, attempt, at } => (epoch, Word::Match(probe(*attempt, *at))),
+        Message::Match { epoch, attempt, at, end } => {
+            let end = end.map(|seq| seq.0);
+            (epoch, Word::Match(v1::ReplicaProbe { end, ..probe(*attempt, *at) }))
+        }
         Message::Frames { epoch, frames, committed } => {
             let count = u32::try_from(frames.len()).unwrap_or(u32::MAX);
             let frames = join_frames(frames);
@@ -66,9 +73,13 @@ pub(crate) fn replica_from_wire(word: v1::ReplicaWord) -> Result<(ShardId, Messa
     let shard = shard(word.shard.as_ref())?;
     let epoch = LeaderEpoch(word.epoch);
     let message = match word.word.ok_or_else(|| missing("content that is known here"))? {
-        Word::Probe(probe) => Message::Probe { epoch, attempt: probe.attempt, at: point(&probe)? },
+        Word::Probe(probe) => {
+            Message::Probe { epoch, attempt: probe.attempt, at: point(&probe)?, doubt: probe.doubt }
+        }
         Word::Mismatch(probe) => Message::Mismatch { epoch, attempt: probe.attempt, mine: point(&probe)? },
-        Word::Match(probe) => Message::Match { epoch, attempt: probe.attempt, at: point(&probe)? },
+        Word::Match(probe) => {
+            Message::Match { epoch, attempt: probe.attempt, at: point(&probe)?, end: probe.end.map(Seq) }
+        }
         Word::Frames(frames) => Message::Frames {
             epoch,
             committed: Seq(frames.committed),

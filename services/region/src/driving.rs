@@ -35,6 +35,7 @@ impl Driving {
         let config = Config {
             dead_after: region.0.config.dead_after,
             grace: region.0.config.grace,
+            home: region.0.host.get().map(|host| host.home()),
             ..Config::default()
         };
         let mut driving = Self { region, driver: Driver::new(config, now) };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use meridian_metadata::driver::{FenceAnswer, FenceOutcome};
-use meridian_shard::{Election, FenceAnswer as Answer};
+use meridian_shard::{Election, FenceAnswer as Answer, ShardHandle};
 use meridian_types::{LeaderEpoch, ShardId};
 
 use crate::convert::election_of;
@@ -12,6 +12,9 @@ use crate::region::Region;
 
 /// A promise is one synced write. A shard that takes longer is left out, and asked again.
 const FENCE_WITHIN: Duration = Duration::from_secs(2);
+/// How long placement may take to say how far it is, and the pause before it is asked again.
+const BARRIER_WITHIN: Duration = Duration::from_secs(1);
+const BARRIER_PAUSE: Duration = Duration::from_millis(200);
 
 /// Has each shard promise its epoch; the answers of those that could.
 pub(crate) async fn fence(region: &Region, wanted: Vec<(ShardId, LeaderEpoch)>) -> Vec<FenceAnswer> {
@@ -32,8 +35,30 @@ pub(crate) async fn fence(region: &Region, wanted: Vec<(ShardId, LeaderEpoch)>) 
 pub(crate) async fn tell(region: &Region, shard: ShardId, election: Election) {
     let Some(host) = region.0.host.get() else { return };
     match host.ensure(shard) {
+        Ok(handle) if handle.progress().awaits_begun && election.leader != region.0.me.node => {
+            tokio::spawn(tell_damaged(region.clone(), handle));
+        }
         Ok(handle) => drop(handle.elected(election).await),
         Err(error) => log(shard, &error),
+    }
+}
+
+/// A damaged replica may have lost promises. All of them were begun before this process, so it first hears what placement
+/// has begun up to now; and then whom it has elected.
+async fn tell_damaged(region: Region, handle: ShardHandle) {
+    while handle.progress().awaits_begun && !region.0.closed.is_cancelled() {
+        if let Err(error) = region.0.placement.barrier(BARRIER_WITHIN).await {
+            tracing::debug!(shard = %handle.id, %error, "placement cannot be asked what it has begun");
+            tokio::time::sleep(BARRIER_PAUSE).await;
+            continue;
+        }
+        let state = region.0.placement.state();
+        let Some(row) = state.shard(handle.id) else { return };
+        handle.begun(row.begun).await;
+        if let Some(elected) = row.leader() {
+            handle.elected(election_of(elected, row.version, row.members.clone())).await;
+        }
+        return;
     }
 }
 

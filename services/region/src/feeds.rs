@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use meridian_shard::{Message, ReadError, Reader, ShardHandle};
 use meridian_storage::Frame;
@@ -14,6 +15,8 @@ use crate::way::Way;
 
 /// Bytes of frames in a word, unless one frame alone has more.
 const CHUNK: usize = 256 * 1024;
+/// After how long a frame that cannot be read is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The feeds that are under way.
 #[derive(Default)]
@@ -70,8 +73,10 @@ impl Feed {
                 let frames = match self.read().await {
                     Ok(frames) => frames,
                     Err(error) => {
-                        tracing::error!(shard = %self.shard.id, after = %self.after, %error, "a follower cannot be fed");
-                        return;
+                        tracing::error!(shard = %self.shard.id, after = %self.after, %error, "a follower cannot be fed; it is tried again");
+                        // The read has quarantined the frame, and it may be repaired.
+                        tokio::time::sleep(RETRY).await;
+                        continue;
                     }
                 };
                 match frames.last() {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_storage::index::{Index, IndexError};
-use meridian_storage::{Entry, Place, Recovered, RecoveredShard, Submission, VolumeReader, WriterHandle};
+use meridian_storage::{
+    Entry, Place, Recovered, RecoveredShard, SeqRanges, Submission, VolumeReader, WriterHandle,
+};
 use meridian_types::{
     Boot, Clock, LeaderEpoch, NodeId, Offset, Origin, Partition, Seq, ShardId, ShardNo, StreamId,
 };
@@ -14,8 +16,8 @@ use tokio::task::JoinHandle;
 
 use crate::task::{ShardTask, Unapplied};
 use crate::{
-    CopyFault, Home, Peers, Placement, Reader, Recovery, Replica, ShardHandle, Tail, Totals, frame_effects,
-    tail,
+    CopyFault, Home, Peers, Placement, Proven, Reader, Recovery, RepairError, Replica, ShardHandle, Tail,
+    Totals, frame_effects, tail,
 };
 
 /// How long closing waits for the shards' tasks.
@@ -76,8 +78,8 @@ impl ShardHost {
     /// `fatal` ends the process: it is called where going on could break a law.
     ///
     /// # Errors
-    /// [`OpenError`]. A shard that is damaged above its applied mark opens, serves what is applied, and takes nothing;
-    /// below it, it goes on without the frames that are damaged.
+    /// [`OpenError`]. A shard that is damaged above its applied mark opens, serves what is applied, and is in doubt; below
+    /// it, it goes on without the frames that are damaged, until they are repaired.
     #[allow(clippy::too_many_arguments)]
     pub fn open(
         config: HostConfig,
@@ -134,29 +136,35 @@ impl ShardHost {
         let mut unapplied = VecDeque::new();
         // From where on frames may be missing, or be others than were stored last.
         let mut unsure: Option<Seq> = None;
-        let mut quarantined = 0;
+        let mut damaged = SeqRanges::default();
         let applied_seq = applied.map_or(Seq::ZERO, |mark| mark.seq);
 
         if let Some(found) = found {
+            self.relocate(shard, &found.moved)?;
             let end = found.last.map_or(Seq::ZERO, |header| header.seq);
-            if !found.missing.is_empty() {
-                tracing::error!(%shard, missing = ?found.missing, "the volume is damaged: frames of this shard are quarantined");
-                quarantined = found.missing.iter().map(|range| range.end().0 - range.start().0 + 1).sum();
+            // What is applied was committed, and its effects are in the index: those frames alone are lost here, and no read
+            // gives them out. Of what is above the mark nothing may be applied past a hole.
+            for range in &found.missing {
+                damaged.insert(*range.start()..=applied_seq.min(*range.end()));
             }
             if let Some(range) = found.missing.iter().find(|range| *range.end() > applied_seq) {
-                // What is applied was committed, and its effects are in the index: those frames alone are lost here, and
-                // no read gives them out. Of what is above the mark nothing may be applied past a hole.
+                tracing::error!(%shard, missing = ?found.missing, "the volume is damaged: frames of this shard are missing");
                 unsure = Some((*range.start()).max(applied_seq.next()));
             } else if end < applied_seq {
                 tracing::error!(%shard, %end, applied = %applied_seq, "the volume ends before the index: it lost its tail");
+                damaged.insert(end.next()..=applied_seq);
+                for (seq, _) in &found.moved {
+                    damaged.remove(*seq..=*seq);
+                }
                 unsure = Some(applied_seq.next());
-            } else if let Some(from) = found.unsure_from
-                && home == Home::Origin
-            {
-                // Acknowledged frames may be among what is hidden: to append here could begin a second history. A copy
-                // asks its origin for what follows, and the chain tells what is right.
+            } else if let Some(from) = found.unsure_from {
+                // Acknowledged frames may be among what is hidden: to append here could begin a second history.
                 tracing::error!(%shard, unsure_from = %from, "the volume is damaged: frames of this shard may be hidden in it");
                 unsure = Some(from.max(applied_seq.next()));
+            }
+            if let Some(from) = found.doubt {
+                tracing::warn!(%shard, %from, "this replica was in doubt when its process ended, and is so still");
+                unsure = Some(unsure.map_or(from, |unsure| unsure.min(from)));
             }
             let frames =
                 if self.is_past(shard) { self.give_up(shard, applied_seq, end) } else { found.frames };
@@ -165,14 +173,14 @@ impl ShardHost {
                     Ok(frame) => frame,
                     Err(error) => {
                         tracing::error!(%shard, %seq, %error, "a frame cannot be read again: what follows is quarantined");
-                        unsure = Some(seq);
+                        unsure = Some(unsure.map_or(seq, |unsure| unsure.min(seq)));
                         break;
                     }
                 };
                 let effects = frame_effects(&frame, place);
                 if let Err(fault) = replica.replay(&frame) {
                     self.log_broken(shard, &fault);
-                    unsure = Some(seq);
+                    unsure = Some(unsure.map_or(seq, |unsure| unsure.min(seq)));
                     break;
                 }
                 unapplied.push_back(Unapplied { effects, flushed: true });
@@ -180,8 +188,9 @@ impl ShardHost {
             }
         } else if applied_seq > Seq::ZERO {
             tracing::error!(%shard, applied = %applied_seq, "the volume holds nothing of a shard that the index knows");
+            damaged.insert(Seq::ZERO.next()..=applied_seq);
             unsure = Some(applied_seq.next());
-        } else if self.hidden && home == Home::Origin {
+        } else if self.hidden {
             tracing::error!(%shard, "the volume is damaged: all of this shard may be hidden in it");
             unsure = Some(Seq::ZERO.next());
         }
@@ -189,6 +198,9 @@ impl ShardHost {
             replica.set_unsure(from);
         }
 
+        for range in damaged.iter() {
+            self.parts.reader.quarantine().add(shard, range);
+        }
         self.parts.reader.add_tail(shard, tail.clone());
         let task = ShardTask {
             replica,
@@ -203,7 +215,6 @@ impl ShardHost {
             tail,
             unapplied,
             totals: lanes.totals,
-            quarantined,
         };
         let (handle, joined) = task.spawn();
         self.tasks.lock().push(joined);
@@ -230,6 +241,24 @@ impl ShardHost {
             });
         }
         Vec::new()
+    }
+
+    /// The index may not have been flushed since these frames were stored again.
+    fn relocate(&self, shard: ShardId, moved: &[(Seq, Place)]) -> Result<(), OpenError> {
+        let Parts { index, volume, .. } = &self.parts;
+        for &(seq, place) in moved {
+            if index.place(shard, seq)? == Some(place) {
+                continue;
+            }
+            match volume.header_expecting(place, shard, seq) {
+                Ok(header) => index.relocate(shard, &[(header, place)])?,
+                Err(error) => {
+                    tracing::error!(%shard, %seq, %error, "a repaired frame cannot be read again");
+                    self.parts.reader.quarantine().add(shard, seq..=seq);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn log_broken(&self, shard: ShardId, fault: &CopyFault) {
@@ -284,6 +313,14 @@ impl ShardHost {
     /// Reads what is applied.
     pub fn reader(&self) -> Reader {
         self.parts.reader.clone()
+    }
+
+    /// Stores frames again that are damaged here: in the volume first, then in the index. How many they were.
+    ///
+    /// # Errors
+    /// [`RepairError`].
+    pub async fn store_again(&self, proven: Proven) -> Result<u64, RepairError> {
+        self.parts.reader.store_again(&self.parts.writer, proven).await
     }
 
     /// How many bytes of all shards wait for the volume.

@@ -59,6 +59,14 @@ pub enum Input {
         /// Which.
         epoch: LeaderEpoch,
     },
+    /// Placement, asked since this process began, has begun no election of this shard above this epoch. A damaged replica
+    /// waits for this, for its promises may be among what is lost: whatever it promised was begun before.
+    Begun {
+        /// The epoch last begun.
+        epoch: LeaderEpoch,
+    },
+    /// The end of the doubt is synced.
+    Sure,
     /// Placement has elected: lead, or follow.
     Elected(Election),
     /// The way to the leader is new: what was sent may be lost.
@@ -136,7 +144,7 @@ pub enum Reject {
         /// The next.
         expected: i32,
     },
-    /// A part of this shard's log is damaged on the only replica; nothing is appended behind it.
+    /// A part of this shard's log is damaged here, and nobody leads it; nothing is appended behind it.
     #[error("a part of this shard's log is damaged here; nothing is appended until it is repaired")]
     Damaged,
 }
@@ -202,6 +210,12 @@ pub enum Effect {
     },
     /// Queue this promise for the volume; say [`Input::Promised`] once it is synced.
     Promise(Promise),
+    /// Queue for the volume that from there on this log may lack what was reported as flushed; none: that is over, and
+    /// [`Input::Sure`] is to be said once it is synced.
+    Doubt {
+        /// The first seq in doubt.
+        from: Option<Seq>,
+    },
     /// Answer those who fenced.
     Answer(FenceAnswer),
     /// Bring the effects of the frames up to there into the index, in one batch, with the mark.

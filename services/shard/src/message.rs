@@ -41,6 +41,8 @@ pub enum Message {
         attempt: u32,
         /// The point asked about.
         at: LogPoint,
+        /// Damage may have cost this log what it had reported as flushed: nothing that it reported before counts.
+        doubt: bool,
     },
     /// Leader: no; below this there may be one that we share.
     Mismatch {
@@ -59,6 +61,8 @@ pub enum Message {
         attempt: u32,
         /// The last point in common.
         at: LogPoint,
+        /// The last frame of the leader's log; none: a leader of an older build does not say.
+        end: Option<Seq>,
     },
     /// Leader: what follows.
     Frames {

@@ -6,12 +6,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use meridian_storage::index::{Index, IndexError, LaneState, Located};
-use meridian_storage::{Chain, Frame, Place, ReadError as VolumeReadError, VolumeReader};
+use meridian_storage::{Chain, Frame, FrameHeader, Place, ReadError as VolumeReadError, VolumeReader};
 use meridian_types::{Lane, LogEpoch, Offset, Seq, ShardId, StreamId, Timestamp};
 use parking_lot::RwLock;
 
 use crate::tail::Unapplied;
-use crate::{LogPoint, Tail};
+use crate::{LogPoint, Quarantine, Tail};
 
 /// Index rows looked at in one go.
 const ROWS: usize = 1024;
@@ -48,6 +48,7 @@ pub struct Reader {
     index: Arc<Index>,
     volume: VolumeReader,
     tails: Arc<RwLock<HashMap<ShardId, Arc<Tail>>>>,
+    quarantine: Arc<Quarantine>,
 }
 
 /// A run of a lane.
@@ -62,7 +63,16 @@ pub struct LaneFrames {
 impl Reader {
     /// Reads an index and the volume that it points into.
     pub fn new(index: Arc<Index>, volume: VolumeReader) -> Self {
-        Self { index, volume, tails: Arc::default() }
+        Self { index, volume, tails: Arc::default(), quarantine: Arc::default() }
+    }
+
+    /// What is damaged here of what is applied. Whatever a read finds to be, is added to it.
+    pub fn quarantine(&self) -> &Arc<Quarantine> {
+        &self.quarantine
+    }
+
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
     }
 
     pub(crate) fn add_tail(&self, shard: ShardId, tail: Arc<Tail>) {
@@ -139,9 +149,27 @@ impl Reader {
     }
 
     fn point_at(&self, shard: ShardId, seq: Seq) -> Result<Option<LogPoint>, ReadError> {
+        let point = |header: FrameHeader| LogPoint { seq, epoch: header.log_epoch, chain: header.chain };
+        Ok(self.header(shard, seq)?.map(point))
+    }
+
+    /// The header of an applied frame; none: the index has no such frame.
+    pub(crate) fn header(&self, shard: ShardId, seq: Seq) -> Result<Option<FrameHeader>, ReadError> {
+        if let Some(frame) = self.tail(shard).and_then(|tail| tail.get(seq)) {
+            return Ok(Some(frame.header));
+        }
         let Some(place) = self.index.place(shard, seq)? else { return Ok(None) };
-        let header = self.volume.header_expecting(place, shard, seq)?;
-        Ok(Some(LogPoint { seq, epoch: header.log_epoch, chain: header.chain }))
+        Ok(Some(self.noting(shard, seq, self.volume.header_expecting(place, shard, seq))?))
+    }
+
+    /// Quarantines a frame that cannot be read as it was written.
+    fn noting<T>(
+        &self,
+        shard: ShardId,
+        seq: Seq,
+        read: Result<T, VolumeReadError>,
+    ) -> Result<T, VolumeReadError> {
+        read.inspect_err(|_| self.quarantine.add(shard, seq..=seq))
     }
 
     /// The chain through frame `seq`; none: the index has no such frame.
@@ -152,13 +180,7 @@ impl Reader {
         if seq == Seq::ZERO {
             return Ok(Some(Chain::GENESIS));
         }
-        if let Some(frame) = self.tail(shard).and_then(|tail| tail.get(seq)) {
-            return Ok(Some(frame.header.chain));
-        }
-        match self.index.place(shard, seq)? {
-            Some(place) => Ok(Some(self.volume.header_expecting(place, shard, seq)?.chain)),
-            None => Ok(None),
-        }
+        Ok(self.header(shard, seq)?.map(|header| header.chain))
     }
 
     /// The frames of a lane that hold offsets from `from` on, up to `max_bytes` but at least one where there is one.
@@ -192,7 +214,7 @@ impl Reader {
             bytes += place.len as usize;
             let frame = match self.tail(shard).and_then(|tail| tail.get(seq)) {
                 Some(frame) => Ok(frame),
-                None => self.volume.read_expecting(place, shard, seq),
+                None => self.noting(shard, seq, self.volume.read_expecting(place, shard, seq)),
             };
             match frame {
                 Ok(frame) => frames.push(frame),
@@ -275,12 +297,14 @@ impl Reader {
 
     /// The frame of an index row, as it is on the disk; or why it is not what the row says.
     fn stored(&self, shard: ShardId, lane: Lane, row: &Located) -> Result<Frame, String> {
-        let frame = self.volume.read_uncached(row.place).map_err(|error| error.to_string())?;
+        let read = self.noting(shard, row.seq, self.volume.read_uncached(row.place));
+        let frame = read.map_err(|error| error.to_string())?;
         let header = &frame.header;
         let is = (header.shard_id(), header.seq, header.lane(), header.base_offset);
         if is == (shard, row.seq, lane, row.base_offset) {
             Ok(frame)
         } else {
+            self.quarantine.add(shard, row.seq..=row.seq);
             Err(format!("the index points to frame {} of shard {}", header.seq, header.shard_id()))
         }
     }

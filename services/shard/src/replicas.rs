@@ -39,6 +39,11 @@ impl Majority {
         self.flushed.entry(node).or_insert(Seq::ZERO);
     }
 
+    /// The node has lost what it had flushed: it counts for nothing before it is matched again.
+    pub fn forget(&mut self, node: NodeId) {
+        self.flushed.remove(&node);
+    }
+
     /// Counts a flush, but only of a node whose log has been matched.
     pub fn flushed(&mut self, node: NodeId, seq: Seq) {
         if mutant::is(Mutant::BeyondMatched) {

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use meridian_storage::index::{FrameEffects, Index, IndexError, ProducerState};
 use meridian_storage::{Chain, Entry, Frame, FrameKind, Place, Submission, WriterHandle};
@@ -10,12 +11,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::message::LogPoint;
 use crate::{
-    Ack, CopyFault, Effect, Election, FenceAnswer, Input, Message, Peers, Placement, Publish, Reader, Reject,
-    Replica, RequestId, Tail, frame_effects, tail,
+    Ack, CopyFault, Effect, Election, FenceAnswer, Input, Message, Peers, Placement, Publish, Quarantine,
+    Reader, Reject, Replica, RequestId, Tail, frame_effects, tail,
 };
 
 /// Messages handled before the frames that came of them are queued as one submission.
 const BURST: usize = 256;
+
+/// After how long a follower's question is taken up again that met a frame which cannot be read.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The most frames that are applied in one batch.
 const APPLY_RUN: usize = 4096;
@@ -54,10 +58,10 @@ pub struct Progress {
     pub settled: bool,
     /// It accepts publishes (in the origin) or frames (in a copy).
     pub ready: bool,
-    /// The log is damaged here above what is applied: nothing is appended.
+    /// The end of the log is lost here, or may be: this node leads nothing before it has caught up with a leader.
     pub damaged: bool,
-    /// How many frames recovery found damaged: they are not served.
-    pub quarantined: u64,
+    /// It follows nobody before it is told which election placement has begun last.
+    pub awaits_begun: bool,
     /// Why a copy takes no more frames.
     pub fault: Option<CopyFault>,
 }
@@ -78,6 +82,7 @@ pub(crate) enum Request {
     Read(oneshot::Sender<Result<Seq, Reject>>),
     Copy(Vec<Frame>),
     Fence(LeaderEpoch, oneshot::Sender<FenceAnswer>),
+    Begun(LeaderEpoch),
     Elected(Election),
     From(NodeId, Message),
     Connected(NodeId),
@@ -88,6 +93,7 @@ enum Synced {
     Frames(Vec<(LogPoint, Place)>),
     Cut(LogPoint),
     Promise(LeaderEpoch),
+    Sure,
 }
 
 /// Talks to a shard's task.
@@ -97,6 +103,7 @@ pub struct ShardHandle {
     pub id: ShardId,
     requests: mpsc::Sender<Request>,
     progress: watch::Receiver<Progress>,
+    quarantine: Arc<Quarantine>,
 }
 
 impl ShardHandle {
@@ -145,6 +152,12 @@ impl ShardHandle {
         answer.await.ok()
     }
 
+    /// Tells a damaged replica that placement, asked since this process began, has begun nothing above this epoch. Returns
+    /// false once the node stops.
+    pub async fn begun(&self, epoch: LeaderEpoch) -> bool {
+        self.requests.send(Request::Begun(epoch)).await.is_ok()
+    }
+
     /// Tells the replica whom placement has elected. Returns false once the node stops.
     pub async fn elected(&self, election: Election) -> bool {
         self.requests.send(Request::Elected(election)).await.is_ok()
@@ -173,6 +186,11 @@ impl ShardHandle {
         self.progress.borrow().clone()
     }
 
+    /// How many of its applied frames are damaged here, and how many were repaired since the start.
+    pub fn quarantined(&self) -> (u64, u64) {
+        self.quarantine.counts(self.id)
+    }
+
     /// Follows what the shard shows.
     pub fn watch(&self) -> watch::Receiver<Progress> {
         self.progress.clone()
@@ -199,7 +217,6 @@ pub(crate) struct ShardTask {
     pub tail: Arc<Tail>,
     pub unapplied: VecDeque<Unapplied>,
     pub totals: Totals,
-    pub quarantined: u64,
 }
 
 /// What the task carries from step to step.
@@ -212,6 +229,8 @@ struct Running {
     applied_hlc: Hlc,
     fault: Option<CopyFault>,
     synced: mpsc::UnboundedSender<Synced>,
+    /// Its own inbox; weak, for the task ends with its handles.
+    itself: mpsc::WeakSender<Request>,
     fences: Vec<(LeaderEpoch, oneshot::Sender<FenceAnswer>)>,
     /// Begun by this node itself, where it is the only one.
     election: Option<Election>,
@@ -232,7 +251,9 @@ impl ShardTask {
         let marks = self.replica.marks();
         let applied_hlc = if marks.applied == marks.appended { self.replica.hlc() } else { Hlc::ZERO };
         let (progress, watcher) = watch::channel(self.progress(Hlc::ZERO, None));
-        let handle = ShardHandle { id: self.shard, requests, progress: watcher };
+        let itself = requests.downgrade();
+        let quarantine = self.reader.quarantine().clone();
+        let handle = ShardHandle { id: self.shard, requests, progress: watcher, quarantine };
         let running = Running {
             applied_hlc,
             task: self,
@@ -241,6 +262,7 @@ impl ShardTask {
             to_submit: Vec::new(),
             fault: None,
             synced,
+            itself,
             fences: Vec::new(),
             election: None,
             progress,
@@ -263,7 +285,7 @@ impl ShardTask {
             settled: self.replica.is_settled(),
             ready: self.replica.is_ready(),
             damaged: self.replica.unsure_from().is_some(),
-            quarantined: self.quarantined,
+            awaits_begun: self.replica.awaits_begun(),
             fault,
         }
     }
@@ -333,10 +355,12 @@ impl Running {
                 self.fences.push((epoch, reply));
                 self.step(Input::Fence { epoch });
             }
+            Request::Begun(epoch) => self.step(Input::Begun { epoch }),
             Request::Elected(election) => self.step(Input::Elected(election)),
             Request::From(node, message) => {
-                let held = self.look_up(&message);
-                self.step(Input::From { node, message, held });
+                if let Some(held) = self.look_up(node, &message) {
+                    self.step(Input::From { node, message, held });
+                }
             }
             Request::Connected(node) => {
                 if self.task.replica.follows().is_some_and(|(leader, _)| leader == node) {
@@ -354,15 +378,23 @@ impl Running {
         request
     }
 
-    fn look_up(&self, message: &Message) -> Option<LogPoint> {
-        let (seq, epoch) = self.task.replica.must_look_up(message)?;
-        match self.task.reader.newest(self.task.shard, seq, epoch) {
-            Ok(point) => Some(point),
-            Err(error) => {
-                tracing::error!(shard = %self.task.shard, %seq, %error, "a follower asks for a frame that cannot be read");
-                None
+    /// What the replica has to know of its applied log to hear this; none: it cannot be read now, and is asked again once
+    /// it may have been repaired.
+    fn look_up(&self, node: NodeId, message: &Message) -> Option<Option<LogPoint>> {
+        let Some((seq, epoch)) = self.task.replica.must_look_up(message) else { return Some(None) };
+        let error = match self.task.reader.newest(self.task.shard, seq, epoch) {
+            Ok(point) => return Some(Some(point)),
+            Err(error) => error,
+        };
+        tracing::error!(shard = %self.task.shard, %seq, %error, "a follower asks for a frame that cannot be read");
+        let (itself, message) = (self.itself.clone(), message.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(ASK_AGAIN).await;
+            if let Some(requests) = itself.upgrade() {
+                let _ = requests.send(Request::From(node, message)).await;
             }
-        }
+        });
+        None
     }
 
     fn learn(
@@ -386,6 +418,7 @@ impl Running {
     fn on_synced(&mut self, report: Synced) {
         match report {
             Synced::Promise(epoch) => self.step(Input::Promised { epoch }),
+            Synced::Sure => self.step(Input::Sure),
             Synced::Cut(LogPoint { seq, chain, .. }) => self.step(Input::Flushed { seq, chain }),
             Synced::Frames(places) => {
                 let Some(first) = self.task.unapplied.front().map(|frame| frame.effects.header.seq) else {
@@ -445,6 +478,7 @@ impl Running {
                     }),
                 });
             }
+            Effect::Doubt { from } => self.doubt(from),
             Effect::Answer(answer) => self.answer_fence(answer),
             Effect::Send { to, message } => self.task.peers.send(self.task.shard, to, message),
             Effect::Feed { to, epoch, after } => self.task.peers.feed(self.task.shard, to, epoch, after),
@@ -487,11 +521,31 @@ impl Running {
                 self.fences.push((epoch, reply));
             }
         }
-        if let FenceAnswer::Promised { epoch, unsure_from: None, .. } = answer
+        if let FenceAnswer::Promised { epoch, .. } = answer
             && let Some(election) = self.election.take_if(|election| election.epoch == epoch)
         {
             self.step(Input::Elected(election));
         }
+    }
+
+    fn doubt(&mut self, from: Option<Seq>) {
+        self.submit();
+        let (synced, shard) = (self.synced.clone(), self.task.shard);
+        match from {
+            Some(from) => {
+                tracing::warn!(%shard, %from, "what follows here may be lost: this replica is in doubt until it has caught up");
+            }
+            None => tracing::info!(%shard, "this replica has caught up: its doubt is over"),
+        }
+        self.task.writer.submit(Submission {
+            shard,
+            entries: vec![Entry::Doubt { shard, from }],
+            done: Box::new(move |_| {
+                if from.is_none() {
+                    let _ = synced.send(Synced::Sure);
+                }
+            }),
+        });
     }
 
     /// What is queued but not submitted goes first, so that the cut finds it in the volume's queue.
@@ -552,14 +606,17 @@ impl Running {
             return;
         }
         let synced = self.synced.clone();
-        let entries = std::mem::take(&mut self.to_submit);
-        let points: Vec<LogPoint> = entries.iter().filter_map(point_of).collect();
+        let mut entries = std::mem::take(&mut self.to_submit);
+        if let from @ Some(_) = self.task.replica.doubt_to_write() {
+            entries.insert(0, Entry::Doubt { shard: self.task.shard, from });
+        }
+        let points: Vec<Option<LogPoint>> = entries.iter().map(point_of).collect();
         self.task.writer.submit(Submission {
             shard: self.task.shard,
             entries,
             done: Box::new(move |flushed| {
                 let places = points.into_iter().zip(flushed.places);
-                let places = places.filter_map(|(point, place)| Some((point, place?))).collect();
+                let places = places.filter_map(|(point, place)| Some((point?, place?))).collect();
                 let _ = synced.send(Synced::Frames(places));
             }),
         });

@@ -12,6 +12,7 @@ pub mod index;
 mod place;
 pub mod record;
 pub mod round;
+mod seq_ranges;
 pub mod volume;
 mod writer;
 
@@ -26,6 +27,7 @@ pub use index::{
 };
 pub use place::Place;
 pub use record::{Entry, Promise};
+pub use seq_ranges::SeqRanges;
 pub use volume::{
     Damage, DamageKind, ReadError, Recovered, RecoveredShard, TornTail, Volume, VolumeConfig, VolumeError,
     VolumeReader, WriteError,

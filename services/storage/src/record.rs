@@ -1,21 +1,29 @@
 //! Volume records: what a volume knows for itself, in rounds beside frames, never replicated.
 //!
-//! In: promises and cuts. Out: [`RECORD_BYTES`] bytes each, with a CRC of their own. Must never be in a shard's log.
+//! In: promises, cuts, frames out of order and doubts. Out: [`RECORD_BYTES`] bytes each, with a CRC of their own. Must never
+//! be in a shard's log.
 //!
 //! A record, little endian:
 //!
-//! | at | bytes | Promise (0x81) | Cut (0x82) |
-//! | --- | --- | --- | --- |
-//! | 0 | 1 | kind | kind |
-//! | 1 | 1 | version: 1 | version: 1 |
-//! | 2 | 2 | shard number | shard number |
-//! | 4 | 4 | origin | origin |
-//! | 8 | 8 | leadership epoch | first seq that is dropped |
-//! | 16 | 8 | boot | zero |
-//! | 24 | 4 | reserved: zero | reserved: zero |
-//! | 28 | 4 | crc32c of bytes 0..28 | the same |
+//! | at | bytes | Promise (0x81) | Cut (0x82) | Moved (0x83) | Doubt (0x85) |
+//! | --- | --- | --- | --- | --- | --- |
+//! | 0 | 1 | kind | kind | kind | kind |
+//! | 1 | 1 | version: 1 | version: 1 | version: 1 | version: 1 |
+//! | 2 | 2 | shard number | shard number | shard number | shard number |
+//! | 4 | 4 | origin | origin | origin | origin |
+//! | 8 | 8 | leadership epoch | first seq that is dropped | seq | first seq in doubt; zero: the doubt is over |
+//! | 16 | 8 | boot | zero | zero | zero |
+//! | 24 | 4 | reserved: zero | reserved: zero | reserved: zero | reserved: zero |
+//! | 28 | 4 | crc32c of bytes 0..28 | the same | the same | the same |
 //!
-//! Reserved for settling and gaps: 0x83 (Moved: a frame copied forward, or repaired, out of order) and 0x84 (Gap).
+//! A *Moved* record is followed at once, in the same round, by the frame of that shard and seq, verbatim: it is stored again,
+//! out of the log's order, in the place of one that is damaged. Where a seq is moved more than once, the last one counts.
+//!
+//! A *Doubt* says that damage may have cost this log frames from that seq on which this node had reported as flushed: until
+//! it is over, no election counts on this log's end. It answers for all damage before it: what recovery reads before a
+//! Doubt makes nothing unsure any more, for the doubt itself does.
+//!
+//! Reserved: 0x84 (Gap).
 
 use meridian_types::{Boot, LeaderEpoch, Origin, Seq, ShardId, ShardNo};
 
@@ -31,10 +39,12 @@ pub const RECORD_VERSION: u8 = 1;
 pub const RECORD_PROMISE: u8 = 0x81;
 /// The kind of a cut.
 pub const RECORD_CUT: u8 = 0x82;
-/// Reserved: a frame copied forward by settling, or stored again by repair.
+/// The kind of what announces a frame that is stored again.
 pub const RECORD_MOVED: u8 = 0x83;
 /// Reserved: a range that a copy lacks, and why.
 pub const RECORD_GAP: u8 = 0x84;
+/// The kind of a doubt, and of its end.
+pub const RECORD_DOUBT: u8 = 0x85;
 
 /// What a node has promised to a shard's leadership: nothing in a lower epoch (DESIGN §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +71,15 @@ pub enum Entry {
         /// The first seq that is dropped.
         from: Seq,
     },
+    /// A frame that was stored before, at a place that is damaged: stored again, verbatim, out of the log's order.
+    Moved(Frame),
+    /// From there on the log may lack frames that this node had reported as flushed; none: that is over.
+    Doubt {
+        /// Whose log.
+        shard: ShardId,
+        /// The first seq in doubt.
+        from: Option<Seq>,
+    },
 }
 
 impl Entry {
@@ -68,16 +87,17 @@ impl Entry {
     pub fn encoded_len(&self) -> usize {
         match self {
             Self::Frame(frame) => frame.encoded_len(),
-            Self::Promise(_) | Self::Cut { .. } => RECORD_BYTES,
+            Self::Moved(frame) => RECORD_BYTES + frame.encoded_len(),
+            Self::Promise(_) | Self::Cut { .. } | Self::Doubt { .. } => RECORD_BYTES,
         }
     }
 
     /// The shard that it is of.
     pub fn shard(&self) -> ShardId {
         match self {
-            Self::Frame(frame) => frame.header.shard_id(),
+            Self::Frame(frame) | Self::Moved(frame) => frame.header.shard_id(),
             Self::Promise(promise) => promise.shard,
-            Self::Cut { shard, .. } => *shard,
+            Self::Cut { shard, .. } | Self::Doubt { shard, .. } => *shard,
         }
     }
 }
@@ -93,6 +113,20 @@ pub enum Record {
         shard: ShardId,
         /// The first seq that is dropped.
         from: Seq,
+    },
+    /// The frame of this shard and seq follows. See [`Entry::Moved`].
+    Moved {
+        /// Whose frame.
+        shard: ShardId,
+        /// Which.
+        seq: Seq,
+    },
+    /// See [`Entry::Doubt`].
+    Doubt {
+        /// Whose log.
+        shard: ShardId,
+        /// The first seq in doubt; none: the doubt is over.
+        from: Option<Seq>,
     },
 }
 
@@ -121,6 +155,8 @@ impl Record {
         let (kind, shard, first, second) = match *self {
             Self::Promise(p) => (RECORD_PROMISE, p.shard, u64::from(p.epoch.0), p.boot.0),
             Self::Cut { shard, from } => (RECORD_CUT, shard, from.0, 0),
+            Self::Moved { shard, seq } => (RECORD_MOVED, shard, seq.0, 0),
+            Self::Doubt { shard, from } => (RECORD_DOUBT, shard, from.map_or(0, |from| from.0), 0),
         };
         let mut out = [0u8; RECORD_BYTES];
         out[0] = kind;
@@ -161,6 +197,8 @@ impl Record {
                 Ok(Self::Promise(Promise { shard, epoch, boot: Boot(second) }))
             }
             RECORD_CUT => Ok(Self::Cut { shard, from: Seq(first) }),
+            RECORD_MOVED => Ok(Self::Moved { shard, seq: Seq(first) }),
+            RECORD_DOUBT => Ok(Self::Doubt { shard, from: (first > 0).then_some(Seq(first)) }),
             _ => Err(unknown),
         }
     }

@@ -4,7 +4,8 @@
 //! a frame anywhere but at the end of the entry before it.
 //!
 //! A round starts at a block boundary with [`ROUND_HEADER_BYTES`] bytes, little endian; entries follow verbatim and
-//! without gaps, then zeros up to the next block boundary:
+//! without gaps, then zeros up to the next block boundary. An entry is a frame ([`crate::frame`]), a record
+//! ([`crate::record`]), or a Moved record with its frame, which count as one:
 //!
 //! | at | bytes | field |
 //! | --- | --- | --- |
@@ -179,20 +180,27 @@ impl RoundBuilder {
         self.entries = 0;
     }
 
-    /// Appends an entry. Its position from the start of the round.
+    /// Appends an entry. Its position from the start of the round; of a moved frame, the frame's.
     pub fn push(&mut self, entry: &Entry) -> u64 {
         // A seal before this one, of an empty round or of one that met a full disk, has left its padding.
         self.buf.set_len(ROUND_HEADER_BYTES + self.body_len);
-        let at = self.buf.len() as u64;
-        match entry {
-            Entry::Frame(frame) => {
-                self.buf.extend(&frame.header.encode());
-                self.buf.extend(&frame.payload);
+        let record = match entry {
+            Entry::Frame(_) => None,
+            Entry::Promise(promise) => Some(Record::Promise(*promise)),
+            Entry::Cut { shard, from } => Some(Record::Cut { shard: *shard, from: *from }),
+            Entry::Moved(frame) => {
+                Some(Record::Moved { shard: frame.header.shard_id(), seq: frame.header.seq })
             }
-            Entry::Promise(promise) => self.buf.extend(&Record::Promise(*promise).encode()),
-            Entry::Cut { shard, from } => {
-                self.buf.extend(&Record::Cut { shard: *shard, from: *from }.encode());
-            }
+            Entry::Doubt { shard, from } => Some(Record::Doubt { shard: *shard, from: *from }),
+        };
+        let mut at = self.buf.len() as u64;
+        if let Some(record) = record {
+            self.buf.extend(&record.encode());
+        }
+        if let Entry::Frame(frame) | Entry::Moved(frame) = entry {
+            at = self.buf.len() as u64;
+            self.buf.extend(&frame.header.encode());
+            self.buf.extend(&frame.payload);
         }
         self.body_len = self.buf.len() - ROUND_HEADER_BYTES;
         self.entries += 1;

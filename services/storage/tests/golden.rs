@@ -75,7 +75,16 @@ fn records() {
     let promise =
         Promise { shard: shard(3), epoch: LeaderEpoch(0x0102_0304), boot: Boot(0x0506_0708_090a_0b0c) };
     let cut = Record::Cut { shard: shard(4), from: Seq(0x0d0e_0f10_1112_1314) };
-    for (name, record) in [("record_promise", Record::Promise(promise)), ("record_cut", cut)] {
+    let moved = Record::Moved { shard: shard(5), seq: Seq(0x1516_1718_191a_1b1c) };
+    let doubt = Record::Doubt { shard: shard(6), from: Some(Seq(0x1d1e_1f20_2122_2324)) };
+    let all = [
+        ("record_promise", Record::Promise(promise)),
+        ("record_cut", cut),
+        ("record_moved", moved),
+        ("record_doubt", doubt),
+        ("record_doubt_over", Record::Doubt { shard: shard(6), from: None }),
+    ];
+    for (name, record) in all {
         golden(name, &record.encode());
         assert_eq!(Record::decode(&record.encode()).unwrap(), record);
     }
@@ -100,6 +109,20 @@ fn rounds() {
     assert_eq!(header.encode(Seed::new(&secret, 5)), bytes[..64]);
     assert!(RoundHeader::decode(bytes, &secret, 6, 8192).is_err(), "another generation");
     assert!(RoundHeader::decode(bytes, &secret, 5, 4096).is_err(), "another place");
+}
+
+#[test]
+fn a_round_with_a_frame_stored_again() {
+    let secret = Identity::read(&*formatted(1)).unwrap().secret;
+    let mut round = RoundBuilder::new(4096);
+    round.push(&Entry::Doubt { shard: shard(1), from: Some(Seq(9)) });
+    let again =
+        Frame::build(fields(shard(1), Seq(3), LogEpoch(2)), Chain([7; 16]), Bytes::from_static(b"again"));
+    assert_eq!(round.push(&Entry::Moved(again)), 64 + 32 + 32, "the place is the frame's");
+    let bytes = round.seal(&secret, 5, 7, 8192);
+    golden("round_moved", bytes);
+    let header = RoundHeader::decode(bytes, &secret, 5, 8192).unwrap();
+    assert_eq!((header.entries, header.body_len), (2, 32 + 32 + 88 + 5));
 }
 
 #[test]

@@ -27,6 +27,10 @@ fn entries() -> impl Strategy<Value = Entry> {
             Entry::Promise(Promise { shard: shard(no), epoch: LeaderEpoch(epoch), boot: Boot(boot) })
         }),
         (any::<u16>(), any::<u64>()).prop_map(|(no, from)| Entry::Cut { shard: shard(no), from: Seq(from) }),
+        frames().prop_map(Entry::Moved),
+        (any::<u16>(), any::<u64>()).prop_map(|(no, from)| {
+            Entry::Doubt { shard: shard(no), from: (from > 0).then_some(Seq(from)) }
+        }),
     ]
 }
 

@@ -34,6 +34,8 @@ impl StoredLog {
             Entry::Frame(frame) => self.frames.push(frame.clone()),
             Entry::Cut { from, .. } => self.frames.truncate(usize::try_from(from.prev().0).unwrap_or(0)),
             Entry::Promise(promise) => self.promised = promise.epoch,
+            // What the log holds stays what it is.
+            Entry::Moved(_) | Entry::Doubt { .. } => {}
         }
     }
 

@@ -97,6 +97,7 @@ impl World {
         let Some(host) = self.process(at).and_then(|process| process.hosts.get_mut(&shard)) else { return };
         let input = match synced {
             Synced::Promise(epoch) => Some(Input::Promised { epoch }),
+            Synced::Doubt(from) => from.is_none().then_some(Input::Sure),
             Synced::Cut(LogPoint { seq, chain, .. }) => Some(Input::Flushed { seq, chain }),
             Synced::Frames(places) => {
                 let first = host.unapplied.front().map(|frame| frame.effects.header.seq);

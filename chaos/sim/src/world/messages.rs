@@ -192,13 +192,13 @@ fn describe(message: &Message) -> String {
             let seq = |frame: Option<&meridian_storage::Frame>| frame.map_or(0, |frame| frame.header.seq.0);
             format!("Frames {}..={} in {epoch}, committed {committed}", seq(ends.0), seq(ends.1))
         }
-        Message::Probe { epoch, attempt, at } => {
+        Message::Probe { epoch, attempt, at, .. } => {
             format!("Probe {}:{} in {epoch}, {attempt}", at.epoch, at.seq)
         }
         Message::Mismatch { epoch, attempt, mine } => {
             format!("Mismatch {}:{} in {epoch}, {attempt}", mine.epoch, mine.seq)
         }
-        Message::Match { epoch, attempt, at } => {
+        Message::Match { epoch, attempt, at, .. } => {
             format!("Match {}:{} in {epoch}, {attempt}", at.epoch, at.seq)
         }
         other => format!("{other:?}"),

@@ -131,6 +131,7 @@ pub fn effect(effect: &Effect) -> &'static str {
         Effect::Append(_) => "effect: Append",
         Effect::Cut { .. } => "effect: Cut",
         Effect::Promise(_) => "effect: Promise",
+        Effect::Doubt { .. } => "effect: Doubt",
         Effect::Answer(FenceAnswer::Promised { .. }) => "effect: Answer promised",
         Effect::Answer(FenceAnswer::Refused { .. }) => "effect: Answer refused",
         Effect::Apply { .. } => "effect: Apply",

@@ -76,6 +76,13 @@ impl World {
                     process.queue.promise(promise);
                 }
             }
+            Effect::Doubt { from } => {
+                self.trace.line(self.now, format_args!("{me} is in doubt of {shard} from {from:?}"));
+                if let Some(process) = self.process(at) {
+                    process.submit(shard);
+                    process.queue.doubt(shard, from);
+                }
+            }
             Effect::Answer(answer) => self.answer_fence(at, shard, answer),
             Effect::Send { to, message } => {
                 if let Some(epoch) = epoch_of(&message) {

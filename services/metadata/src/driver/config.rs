@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use meridian_types::Timestamp;
+use meridian_types::{Origin, Timestamp};
 
 /// A driver's settings.
 #[derive(Clone, Debug)]
@@ -41,6 +41,8 @@ pub struct Config {
     pub learner_grace: Duration,
     /// How many shards may change their sets at a time.
     pub changes_at_once: usize,
+    /// The region's own incarnation: shards of any other are copies. None: no shard is known to be one.
+    pub home: Option<Origin>,
 }
 
 impl Default for Config {
@@ -62,6 +64,7 @@ impl Default for Config {
             grace: Duration::from_secs(300),
             learner_grace: Duration::from_secs(30),
             changes_at_once: 8,
+            home: None,
         }
     }
 }

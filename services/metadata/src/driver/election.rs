@@ -2,8 +2,9 @@
 //!
 //! The rule is Raft's (Ongaro 2014, §3.6 and §4.3), taken over answers: a member wins only if those whose logs end no later
 //! than its own, and are sure to, are so many of the set, and of the one before, that the rest is no majority of it. A
-//! committed frame is at a majority of one of them, so the winner has it. An answer that is unsure counts for nobody. (Raft
-//! asks a majority for this, which in an even set is one more than the intersection needs; a set of two that shrinks to the
+//! committed frame is at a majority of one of them, so the winner has it. An answer that is unsure counts for nobody. A copy
+//! of another origin's shard loses nothing by a short leader, for its origin has the rest: once all have answered, its longest
+//! log wins, unsure or not. (Raft asks a majority for this, which in an even set is one more than the intersection needs; a set of two that shrinks to the
 //! shorter of both would then wait for ever.)
 
 use std::collections::BTreeMap;
@@ -104,11 +105,14 @@ impl Round {
         config: &Config,
         now: Timestamp,
     ) -> Option<(NodeId, Boot)> {
+        let is_copy = config.home.is_some_and(|home| home != shard.origin);
+        let may_win =
+            |answer: &Answer| self.can_win(row, answer) || (is_copy && self.is_longest_of_all(row, answer));
         let best = row
             .members
             .iter()
             .filter_map(|node| Some((*node, *self.answers.get(node)?)))
-            .filter(|(node, answer)| fitness(*node).live && self.can_win(row, answer))
+            .filter(|(node, answer)| fitness(*node).live && may_win(answer))
             .max_by_key(|(node, answer)| {
                 let end = if mutant::is(Mutant::ShortestWins) { LogEnd::default() } else { answer.end };
                 (fitness(*node).fit, end, rank(For::Leading, shard, *node))
@@ -129,6 +133,13 @@ impl Round {
             Duration::ZERO
         };
         passed(since, now, wait).then_some((node, answer.boot))
+    }
+
+    /// Whether everybody has answered, and nobody has more.
+    fn is_longest_of_all(&self, row: &ShardRow, candidate: &Answer) -> bool {
+        let shorter =
+            |node: &NodeId| self.answers.get(node).is_some_and(|answer| answer.end <= candidate.end);
+        row.voters().iter().all(shorter)
     }
 
     /// Whether the answers say that one with this end has every committed frame.

@@ -22,6 +22,8 @@ const REQUEST: u64 = 640 << 10;
 const SUBSCRIPTION: u64 = 640 << 10;
 /// A link, besides its credit: the windows of its connections, one dialled and one accepted.
 const LINK: u64 = (64 + 8) << 20;
+/// Frames that are repaired, a part at a time: as they came, the largest message after them, and as they are written.
+const REPAIR: u64 = 64 << 20;
 
 impl NodeConfig {
     /// The most memory that the node's process takes, whatever clients and peers do. Counted are:
@@ -34,7 +36,8 @@ impl NodeConfig {
     ///   knows of its lanes;
     /// - the Raft group of the region's placement, and for each other node of the region what is on its way to it and what
     ///   it may send ahead;
-    /// - for each link into this region twice its credit, and its windows.
+    /// - for each link into this region twice its credit, and its windows;
+    /// - what is fetched from elsewhere in the place of damaged frames.
     pub fn memory_bound(&self) -> ByteSize {
         self.memory_bound_among(self.neighbours())
     }
@@ -62,6 +65,7 @@ impl NodeConfig {
             (limits.subscribers as u64).saturating_mul(SUBSCRIPTION),
             links.saturating_mul(limits.link_credit_bytes.0.saturating_mul(2).saturating_add(LINK)),
             self.storage.max_round_bytes.0.saturating_mul(2),
+            REPAIR,
         ];
         ByteSize(parts.into_iter().fold(0, u64::saturating_add))
     }

@@ -20,6 +20,9 @@ pub(super) struct Follower {
     reported: Seq,
     /// How far the leader has said that its log is committed.
     told: Seq,
+    /// The end of the leader's log when it first agreed with this one in this leadership and life: whatever this node can
+    /// have lost of what counted is at or below it.
+    goal: Option<Seq>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +51,7 @@ impl Replica {
             common: Seq::ZERO,
             reported: Seq::ZERO,
             told: Seq::ZERO,
+            goal: None,
         });
         if mutant::is(Mutant::BeyondMatched) {
             self.report(true, out);
@@ -74,10 +78,10 @@ impl Replica {
 
     fn ask(&mut self, at: LogPoint, out: &mut Vec<Effect>) {
         self.attempts = self.attempts.wrapping_add(1);
-        let attempt = self.attempts;
+        let (attempt, doubt) = (self.attempts, self.doubt.is_some());
         if let Role::Follower(follower) = &mut self.role {
             follower.state = State::Asking { attempt, at };
-            let message = Message::Probe { epoch: follower.epoch, attempt, at };
+            let message = Message::Probe { epoch: follower.epoch, attempt, at, doubt };
             out.push(Effect::Send { to: follower.leader, message });
         }
     }
@@ -116,7 +120,24 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_match(&mut self, epoch: LeaderEpoch, attempt: u32, at: LogPoint, out: &mut Vec<Effect>) {
+    pub(super) fn on_match(
+        &mut self,
+        epoch: LeaderEpoch,
+        attempt: u32,
+        at: LogPoint,
+        end: Option<Seq>,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Role::Follower(follower) = &mut self.role
+            && follower.epoch == epoch
+        {
+            follower.goal = follower.goal.or(end);
+            if follower.state == State::Matched {
+                // Frames have answered it before. The leader may have begun to count this node anew.
+                self.report(true, out);
+                return self.mend(out);
+            }
+        }
         let Some(asked) = self.asking(epoch, attempt) else { return };
         if asked != at {
             return;
@@ -137,7 +158,14 @@ impl Replica {
             follower.common = follower.common.max(at.seq);
         }
         self.report(true, out);
+        self.mend(out);
         self.count_committed(out);
+    }
+
+    /// Whether all is flushed here that the leader had when it first agreed with this log.
+    pub(super) fn has_caught_up(&self) -> bool {
+        matches!(&self.role, Role::Follower(Follower { state: State::Matched, goal: Some(goal), common, .. })
+            if self.marks.flushed.min(*common) >= *goal)
     }
 
     pub(super) fn on_frames(&mut self, epoch: LeaderEpoch, frames: Vec<Frame>, out: &mut Vec<Effect>) {
@@ -148,7 +176,7 @@ impl Replica {
                 .is_some_and(|first| first.header.seq == at.seq.next() && first.follows(at.chain))
         {
             // They came before the answer, and answer it: their chain says that the leader has what was asked about.
-            self.on_match(epoch, attempt, at, out);
+            self.on_match(epoch, attempt, at, None, out);
         }
         for frame in frames {
             let Role::Follower(follower) = &mut self.role else { return };
@@ -182,6 +210,7 @@ impl Replica {
         }
         // What was held already may be flushed already.
         self.report(false, out);
+        self.mend(out);
     }
 
     pub(super) fn on_committed(&mut self, epoch: LeaderEpoch, seq: Seq, out: &mut Vec<Effect>) {

@@ -18,6 +18,7 @@ struct Node {
     readable: Vec<Seq>,
     faults: Vec<CopyFault>,
     cuts: Vec<Seq>,
+    doubts: Vec<Option<Seq>>,
 }
 
 impl Node {
@@ -25,7 +26,7 @@ impl Node {
         let replica = Replica::recover(SHARD, NodeId(id), Boot(1), home, Recovery::default(), 16);
         let (volume, said, feeds, cuts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (acked, readable, faults) = (Vec::new(), Vec::new(), Vec::new());
-        Self { replica, volume, said, feeds, acked, readable, faults, cuts }
+        Self { replica, volume, said, feeds, acked, readable, faults, cuts, doubts: Vec::new() }
     }
 
     fn step(&mut self, input: Input) {
@@ -46,6 +47,7 @@ impl Node {
                 Effect::Ack { request, .. } => self.acked.push(request),
                 Effect::Readable { committed, .. } => self.readable.push(committed),
                 Effect::Fault(fault) => self.faults.push(fault),
+                Effect::Doubt { from } => self.doubts.push(from),
                 Effect::Answer(_) | Effect::Reject { .. } => {}
             }
         }
@@ -214,7 +216,7 @@ fn a_flush_of_a_frame_that_was_cut_does_not_count_for_the_one_in_its_place() {
 #[test]
 fn an_answer_to_an_earlier_question_cuts_nothing() {
     let mut nodes = led(1);
-    let early = Message::Match { epoch: LeaderEpoch(1), attempt: 1, at: LogPoint::START };
+    let early = Message::Match { epoch: LeaderEpoch(1), attempt: 1, at: LogPoint::START, end: None };
     nodes[1].step(Input::Connected);
     nodes[1].step(Input::From { node: NodeId(1), message: early, held: None });
     assert_eq!(nodes[1].replica.marks().appended, Seq(2));
@@ -310,6 +312,7 @@ fn a_follower_far_behind_is_found_by_what_the_leader_looks_up() {
         epoch: LeaderEpoch(1),
         attempt: 9,
         at: LogPoint { seq: Seq(2), epoch: LogEpoch(1), chain: nodes[0].volume[1].header.chain },
+        doubt: false,
     };
     assert_eq!(nodes[0].replica.must_look_up(&probe), Some((Seq(2), LogEpoch(1))));
     nodes[0].said.clear();
@@ -350,4 +353,67 @@ fn frames_and_marks_that_overtake_the_answer_are_not_lost() {
     nodes[1].sync();
     let marks = nodes[1].replica.marks();
     assert_eq!((marks.appended, marks.committed, marks.applied), (Seq(2), Seq(2), Seq(2)));
+}
+
+/// Node 3's process ends, and its disk has lost what is above frame `kept` and the promise.
+fn lose(nodes: &mut [Node; 3], kept: usize) {
+    let volume: Vec<Frame> = nodes[2].volume[..kept].to_vec();
+    nodes[2] = Node::new(3, Home::Origin);
+    for frame in &volume {
+        nodes[2].replica.replay(frame).unwrap();
+    }
+    nodes[2].volume = volume;
+    nodes[2].replica.set_unsure(Seq(kept as u64 + 1));
+}
+
+#[test]
+fn a_damaged_replica_follows_nobody_before_it_knows_what_was_begun() {
+    let mut nodes = led(3);
+    // It answered the fence of an election whose outcome it never heard.
+    nodes[2].fence(2);
+    lose(&mut nodes, 2);
+    nodes[2].elected(1, 1);
+    talk(&mut nodes, &[1, 2, 3]);
+    assert_eq!(nodes[2].replica.follows(), None, "it may have promised more");
+    nodes[2].step(Input::Begun { epoch: LeaderEpoch(2) });
+    assert_eq!(nodes[2].replica.promised(), LeaderEpoch(2), "and it had");
+    nodes[2].elected(1, 1);
+    assert_eq!(nodes[2].replica.follows(), None);
+    nodes[1].fence(2);
+    nodes[1].elected(2, 2);
+    nodes[1].sync();
+    nodes[2].elected(2, 2);
+    talk(&mut nodes, &[2, 3]);
+    assert_eq!(nodes[2].replica.follows(), Some((NodeId(2), LeaderEpoch(2))));
+    assert_eq!(nodes[2].volume, nodes[1].volume);
+}
+
+#[test]
+fn a_doubt_ends_with_what_the_leader_had_when_they_first_agreed_and_once_that_is_synced() {
+    let mut nodes = led(3);
+    lose(&mut nodes, 2);
+    nodes[2].step(Input::Begun { epoch: LeaderEpoch(1) });
+    nodes[2].elected(1, 1);
+    assert_eq!(nodes[2].doubts, [Some(Seq(3))]);
+    assert_eq!(nodes[2].cuts, [Seq(2)], "whatever is beyond it in the volume goes");
+    talk(&mut nodes, &[1, 3]);
+    assert_eq!(nodes[2].volume, nodes[0].volume);
+    assert_eq!(nodes[2].doubts, [Some(Seq(3)), None]);
+    assert_eq!(nodes[2].replica.unsure_from(), Some(Seq(3)), "not before it is synced");
+    nodes[2].step(Input::Sure);
+    assert_eq!(nodes[2].replica.unsure_from(), None);
+    // What it had reported before it lost it, the leader does not count any more.
+    assert_eq!(nodes[0].replica.flushed_by(NodeId(3)), Some(Seq(4)));
+}
+
+#[test]
+fn what_was_reported_before_it_was_lost_counts_no_more() {
+    let mut nodes = led(3);
+    assert_eq!(nodes[0].replica.flushed_by(NodeId(3)), Some(Seq(4)));
+    lose(&mut nodes, 2);
+    nodes[2].step(Input::Begun { epoch: LeaderEpoch(1) });
+    nodes[2].elected(1, 1);
+    let (_, probe) = nodes[2].said.remove(0);
+    nodes[0].hear(NodeId(3), probe);
+    assert_eq!(nodes[0].replica.flushed_by(NodeId(3)), Some(Seq::ZERO));
 }

@@ -160,7 +160,7 @@ impl Replica {
     pub(super) fn publish(&mut self, publish: Publish, now: Timestamp, out: &mut Vec<Effect>) {
         let Publish { request, tenant, stream, partition, batch, events, producer } = publish;
         let mut refuse = |reject| out.push(Effect::Reject { request, reject });
-        if self.unsure_from.is_some() {
+        if self.doubt.is_some() && matches!(self.role, Role::Idle) {
             return refuse(Reject::Damaged);
         }
         if !self.is_ready() || self.home != Home::Origin {
@@ -231,7 +231,7 @@ impl Replica {
     /// A frame of another origin, from a mirror link.
     pub(super) fn copy(&mut self, frame: Frame, out: &mut Vec<Effect>) {
         let leads = self.leads().is_some() && self.home == Home::Copy;
-        if !leads || self.unsure_from.is_some() || self.faulted || frame.header.seq <= self.end().seq {
+        if !leads || self.faulted || frame.header.seq <= self.end().seq {
             // Not ours to append, or sent twice: what is held was checked when it came.
             return;
         }
@@ -279,11 +279,11 @@ impl Replica {
         &mut self,
         node: NodeId,
         epoch: LeaderEpoch,
-        attempt: u32,
-        at: LogPoint,
+        (attempt, at, doubt): (u32, LogPoint, bool),
         held: Option<LogPoint>,
         out: &mut Vec<Effect>,
     ) {
+        let end = self.end().seq;
         // The newest frame that both may have: epochs only rise in a log.
         let mine = match at.seq {
             Seq::ZERO => Some(LogPoint::START),
@@ -296,6 +296,9 @@ impl Replica {
                 return;
             }
         };
+        if doubt {
+            leader.majority.forget(node);
+        }
         // Without the frame nothing can be said: it was trimmed, or cannot be read.
         let Some(mine) = mine else { return };
         if mine != at {
@@ -305,7 +308,7 @@ impl Replica {
         leader.majority.matched(node);
         let round = leader.round;
         let asks = leader.reads.back().is_some();
-        out.push(Effect::Send { to: node, message: Message::Match { epoch, attempt, at } });
+        out.push(Effect::Send { to: node, message: Message::Match { epoch, attempt, at, end: Some(end) } });
         out.push(Effect::Feed { to: node, epoch, after: at.seq });
         if asks {
             out.push(Effect::Send { to: node, message: Message::Confirm { epoch, round } });

@@ -8,6 +8,7 @@
 //! - a fence is answered from the synced end, once the promise is synced;
 //! - what is applied, and so committed, is never cut.
 
+mod doubt;
 mod follower;
 mod leader;
 mod log;
@@ -25,6 +26,7 @@ use meridian_types::{
 
 use crate::message::{LogPoint, Message};
 use crate::{CopyFault, Effect, Election, FenceAnswer, Input, Marks, Reject};
+use doubt::Doubt;
 use follower::Follower;
 use leader::Leader;
 use log::{End, Log};
@@ -82,7 +84,8 @@ pub struct Replica {
     marks: Marks,
     /// How many producers a leader keeps in memory.
     producers: usize,
-    unsure_from: Option<Seq>,
+    /// What damage may have cost; none: nothing.
+    doubt: Option<Doubt>,
     faulted: bool,
 }
 
@@ -118,7 +121,7 @@ impl Replica {
             // What is applied was committed and flushed.
             marks: Marks { appended: seq, flushed: seq, committed: seq, applied: seq },
             producers,
-            unsure_from: None,
+            doubt: None,
             faulted: false,
         };
         replica.promise_what_is_written();
@@ -146,11 +149,6 @@ impl Replica {
             self.promised = self.promised.max(written);
             self.synced = self.synced.max(written);
         }
-    }
-
-    /// Frames may be missing from `from` on, or be others than were stored last: it leads nothing and appends nothing.
-    pub fn set_unsure(&mut self, from: Seq) {
-        self.unsure_from = Some(self.unsure_from.map_or(from, |unsure| unsure.min(from)));
     }
 
     /// Whether [`Replica::learn`] must be called before a batch of this producer is judged.
@@ -207,11 +205,6 @@ impl Replica {
         self.end().chain
     }
 
-    /// From where on damage may hide what it held.
-    pub fn unsure_from(&self) -> Option<Seq> {
-        self.unsure_from
-    }
-
     /// The leadership that it holds.
     pub fn leads(&self) -> Option<LeaderEpoch> {
         match &self.role {
@@ -232,7 +225,7 @@ impl Replica {
     /// committed end is the shard's.
     pub fn is_ready(&self) -> bool {
         matches!(&self.role, Role::Leader(leader) if self.marks.applied >= leader.first)
-            && self.unsure_from.is_none()
+            && self.doubt.is_none()
     }
 
     /// Whether it leads, and all that was in its log when it was elected is at a majority of its set: elections need no
@@ -254,6 +247,8 @@ impl Replica {
         match input {
             Input::Fence { epoch } => self.fence(epoch, out),
             Input::Promised { epoch } => self.on_promised(epoch, now, out),
+            Input::Begun { epoch } => self.begun(epoch, out),
+            Input::Sure => self.sure(),
             Input::Elected(election) => self.elected(election, now, out),
             Input::Connected => self.probe_again(out),
             Input::From { node, message, held } => self.on_message(node, message, held, out),
@@ -332,11 +327,12 @@ impl Replica {
     /// Everything that was queued for the volume before the promise is synced with it, and nothing was queued since.
     fn answer_fence(&mut self, out: &mut Vec<Effect>) {
         self.asked = false;
-        let end = match self.unsure_from {
+        let unsure_from = self.unsure_from();
+        let end = match unsure_from {
             Some(from) => self.log.point(from.prev()).unwrap_or_else(|| self.log.base()),
             None => self.end(),
         };
-        let (epoch, unsure_from) = (self.promised, self.unsure_from);
+        let epoch = self.promised;
         out.push(Effect::Answer(FenceAnswer::Promised { epoch, end: end.end(), unsure_from }));
     }
 
@@ -347,8 +343,11 @@ impl Replica {
         }
         if leader == self.me {
             let same_process = boot == self.boot || mutant::is(Mutant::RestartedLeads);
-            if epoch == self.synced && same_process && self.led < epoch && self.unsure_from.is_none() {
+            // A copy's frames are its origin's: what it has lost comes again, and nobody but placement decides that it may.
+            let may_lead = self.doubt.is_none() || self.home == Home::Copy;
+            if epoch == self.synced && same_process && self.led < epoch && may_lead {
                 self.led = epoch;
+                self.go_on_without(out);
                 self.lead(election, now, out);
             }
         } else if epoch > self.promised {
@@ -356,7 +355,8 @@ impl Replica {
             self.awaited = Some(election);
         } else if epoch > self.synced {
             self.awaited = Some(election);
-        } else if self.unsure_from.is_none() {
+        } else if self.may_follow() {
+            self.doubt_in_writing(out);
             self.follow(&election, out);
         }
     }
@@ -372,11 +372,13 @@ impl Replica {
         }
         match message {
             Message::Leads { epoch } => self.on_leads(node, epoch, out),
-            Message::Probe { epoch, attempt, at } => self.on_probe(node, epoch, attempt, at, held, out),
+            Message::Probe { epoch, attempt, at, doubt } => {
+                self.on_probe(node, epoch, (attempt, at, doubt), held, out);
+            }
             Message::Flushed { epoch, set, seq } => self.on_peer_flushed(node, epoch, set, seq, out),
             Message::Confirmed { epoch, round } => self.on_confirmed(node, epoch, round, out),
             Message::Mismatch { epoch, attempt, mine } => self.on_mismatch(epoch, attempt, mine, out),
-            Message::Match { epoch, attempt, at } => self.on_match(epoch, attempt, at, out),
+            Message::Match { epoch, attempt, at, end } => self.on_match(epoch, attempt, at, end, out),
             Message::Frames { epoch, frames, committed } => {
                 self.on_frames(epoch, frames, out);
                 self.on_committed(epoch, committed, out);
@@ -405,6 +407,7 @@ impl Replica {
             leader.majority.flushed(self.me, flushed);
         }
         self.report(false, out);
+        self.mend(out);
         self.advance(out);
     }
 
@@ -460,6 +463,8 @@ fn producer_of(frame: &Frame) -> Option<Producer> {
     id.is_some().then_some(Producer { id, epoch, sequence })
 }
 
+#[cfg(test)]
+mod doubt_tests;
 #[cfg(test)]
 mod follower_tests;
 #[cfg(test)]

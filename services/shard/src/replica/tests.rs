@@ -153,7 +153,7 @@ fn a_majority_commits_and_only_what_this_node_flushed_is_applied() {
     rig.hears(3, flushed(1));
     assert_eq!(rig.replica.marks().committed, Seq(0), "unmatched logs are not counted (fault 32)");
     for node in [2, 3] {
-        let out = rig.hears(node, Message::Probe { epoch, attempt: 1, at: LogPoint::START });
+        let out = rig.hears(node, Message::Probe { epoch, attempt: 1, at: LogPoint::START, doubt: false });
         assert!(matches!(out[1], Effect::Feed { after: Seq::ZERO, .. }));
     }
     assert!(applies(&rig.hears(2, flushed(1))).is_none());
@@ -167,7 +167,7 @@ fn a_majority_commits_and_only_what_this_node_flushed_is_applied() {
 fn reports_of_another_epoch_or_set_are_not_counted() {
     let mut rig = Rig::leading(Home::Origin, &[1, 2, 3]);
     let epoch = LeaderEpoch(1);
-    rig.hears(2, Message::Probe { epoch, attempt: 1, at: LogPoint::START });
+    rig.hears(2, Message::Probe { epoch, attempt: 1, at: LogPoint::START, doubt: false });
     rig.flushed(1);
     let flushed = |epoch, set| Message::Flushed { epoch, set: SetVersion(set), seq: Seq(1) };
     rig.hears(2, flushed(LeaderEpoch(0), 1));

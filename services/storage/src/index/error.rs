@@ -93,6 +93,14 @@ pub enum IndexError {
         /// The frame.
         seq: Seq,
     },
+    /// A frame is stored again that is not applied, or is not the one that is.
+    #[error("frame {seq} of shard {shard} is not the one that is applied: its place is not changed")]
+    NotApplied {
+        /// The shard.
+        shard: ShardId,
+        /// The frame.
+        seq: Seq,
+    },
     /// A frame of events without any, or past the last offset there is.
     #[error(
         "frame {seq} of lane {lane} holds {events} events: no leader appends such a frame, fence the copy"

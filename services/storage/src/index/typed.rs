@@ -12,7 +12,7 @@ use super::rows::{LaneRow, OffsetRow, Row, TimeRow};
 use super::{
     AppliedMark, Batch, Direction, IndexError, KeyRange, KeyValue, LaneState, ProducerState, RowError, Usage,
 };
-use crate::Place;
+use crate::{FrameHeader, FrameKind, Place};
 
 /// Shards apply side by side; more locks than threads that do.
 const STRIPES: usize = 32;
@@ -104,6 +104,34 @@ impl Index {
             run.add(frame)?;
         }
         Ok(self.kv.write(run.finish())?)
+    }
+
+    /// Says where applied frames lie now, which were stored again, in one batch. Saying it twice changes nothing.
+    ///
+    /// # Errors
+    /// A frame that is not applied, or of another lane or offset than the one that is: nothing is changed then.
+    pub fn relocate(&self, shard: ShardId, frames: &[(FrameHeader, Place)]) -> Result<(), IndexError> {
+        let _alone = self.applying[stripe(shard)].lock();
+        let applied = self.applied(shard)?.map_or(Seq::ZERO, |mark| mark.seq);
+        let mut batch = Batch::default();
+        for (header, place) in frames {
+            let seq = header.seq;
+            let other = Err(IndexError::NotApplied { shard, seq });
+            if header.shard_id() != shard || seq > applied || self.place(shard, seq)?.is_none() {
+                return other;
+            }
+            batch.put(Place::FAMILY, keys::place(shard, seq), place.encode());
+            if header.kind == FrameKind::Events {
+                let key = keys::offset(header.lane(), header.base_offset);
+                match read_row::<OffsetRow>(&*self.kv, &key)? {
+                    Some(row) if (row.no, row.seq, row.events) == (shard.no, seq, header.events) => {
+                        batch.put(OffsetRow::FAMILY, key, OffsetRow { place: *place, ..row }.encode());
+                    }
+                    _ => return other,
+                }
+            }
+        }
+        Ok(self.kv.write(batch)?)
     }
 
     /// The last applied frame of a shard.

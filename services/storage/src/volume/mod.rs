@@ -142,7 +142,13 @@ impl Volume {
 
         let stock = Stock::open(Arc::clone(&disk), config.file_bytes, config.reserve_bytes, config.stock)
             .map_err(folder("tidy"))?;
-        let tails = outcome.recovered.shards.iter().filter_map(|(id, s)| Some((*id, s.last?.seq))).collect();
+        // What is applied or moved was here once: the log goes on after it, even where it is lost.
+        let tail = |(id, found): (&ShardId, &RecoveredShard)| {
+            let last = found.last.map_or(Seq::ZERO, |header| header.seq);
+            let listed = found.frames.last().map_or(Seq::ZERO, |(seq, _)| *seq);
+            (*id, last.max(listed).max(applied_from(*id)))
+        };
+        let tails = outcome.recovered.shards.iter().map(tail).collect();
         let mut volume = Self {
             disk,
             config,
@@ -295,7 +301,11 @@ impl Volume {
                 self.round.push(entry);
                 self.staged.push(None);
             }
-            Entry::Promise(_) => {
+            Entry::Moved(frame) => {
+                let at = self.round.push(entry);
+                self.staged.push(Some((at, frame.encoded_len() as u32)));
+            }
+            Entry::Promise(_) | Entry::Doubt { .. } => {
                 self.round.push(entry);
                 self.staged.push(None);
             }

@@ -325,6 +325,8 @@ impl<'a> Recovery<'a> {
     ) -> Result<(Vec<(ShardId, Seq)>, bool), VolumeError> {
         let mut damaged = Vec::new();
         let mut at = 0;
+        // What the record before has announced.
+        let mut moved: Option<(ShardId, Seq)> = None;
         let newer = |what: String| VolumeError::Newer { name: file_name(file), what };
         while let Some(kind) = body.get(at) {
             let rest = &body[at..];
@@ -345,10 +347,19 @@ impl<'a> Recovery<'a> {
                     damaged.push((header.shard_id(), header.seq));
                 }
                 let place = Place { file, at: body_at + at as u64, len: len as u32 };
-                self.replay.frame(header, place, good, &read);
+                match moved.take() {
+                    None => self.replay.frame(header, place, good, &read),
+                    Some(of) if of == (header.shard_id(), header.seq) => {
+                        self.replay.moved(header, place, good);
+                    }
+                    Some(_) => return Ok((damaged, true)),
+                }
                 at += len;
             } else {
                 match Record::decode(rest) {
+                    // Its frame is to follow, and nothing else.
+                    Ok(_) if moved.is_some() => return Ok((damaged, true)),
+                    Ok(Record::Moved { shard, seq }) => moved = Some((shard, seq)),
                     Ok(record) => self.replay.record(record, &read),
                     Err(error @ RecordError::Unknown { .. }) => return Err(newer(error.to_string())),
                     Err(RecordError::Short(_) | RecordError::Crc) => return Ok((damaged, true)),
@@ -356,7 +367,7 @@ impl<'a> Recovery<'a> {
                 at += RECORD_BYTES;
             }
         }
-        Ok((damaged, false))
+        Ok((damaged, moved.is_some()))
     }
 
     fn finish(mut self, position: Option<Position>) -> Outcome {

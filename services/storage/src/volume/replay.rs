@@ -12,6 +12,7 @@ use meridian_types::{Seq, ShardId};
 use crate::frame::FrameHeader;
 use crate::place::Place;
 use crate::record::{Promise, Record};
+use crate::seq_ranges::SeqRanges;
 
 /// A shard as a volume holds it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +27,12 @@ pub struct RecoveredShard {
     /// those stored last. Nothing from here on may be applied, and the shard answers a fence with "unsure", until
     /// another copy has confirmed it. (The chain tells what is right.)
     pub unsure_from: Option<Seq>,
+    /// Frames at or below that mark which were stored again, and where: an index that was not flushed since has to be told
+    /// anew.
+    pub moved: Vec<(Seq, Place)>,
+    /// An earlier process has found frames from there on lost, which it may have reported as flushed, and was not done with
+    /// following a leader to the end of what those can have been.
+    pub doubt: Option<Seq>,
 }
 
 /// Reads a frame's header again: after a cut the frame before it is the last.
@@ -44,8 +51,11 @@ struct Shard {
     /// The frames from `applied` on, and the last one before.
     known: Vec<Known>,
     last: Option<FrameHeader>,
-    missing: Vec<RangeInclusive<Seq>>,
+    missing: SeqRanges,
+    /// Frames stored again whose last place is good.
+    moved: BTreeMap<Seq, Place>,
     unsure_from: Option<Seq>,
+    doubt: Option<Seq>,
     /// `Replay::hidden` when this shard's last frame was read: whatever was hidden before cannot have followed it.
     hidden: u64,
 }
@@ -69,21 +79,34 @@ impl<'a> Replay<'a> {
 
     /// The next frame. `good`: its payload is whole; if not, it is known to be lost.
     pub fn frame(&mut self, header: FrameHeader, place: Place, good: bool, read: ReadHeader<'_>) {
-        let id = header.shard_id();
         let hidden = self.hidden;
-        let shard = self.shards.entry(id).or_insert_with(|| {
-            let applied = (self.applied_from)(id);
+        self.shard(header.shard_id()).frame(header, place, good, hidden, read);
+    }
+
+    /// The next frame is one that was stored again. `good`: its payload is whole; if not, it is lost once more.
+    pub fn moved(&mut self, header: FrameHeader, place: Place, good: bool) {
+        let shard = self.shard(header.shard_id());
+        if good {
+            shard.moved.insert(header.seq, place);
+        } else {
+            shard.moved.remove(&header.seq);
+            shard.lacks(header.seq..=header.seq);
+        }
+    }
+
+    fn shard(&mut self, id: ShardId) -> &mut Shard {
+        let applied_from = self.applied_from;
+        self.shards.entry(id).or_insert_with(|| Shard {
+            applied: applied_from(id),
+            known: Vec::new(),
+            last: None,
+            missing: SeqRanges::default(),
+            moved: BTreeMap::new(),
+            unsure_from: None,
+            doubt: None,
             // A shard that first turns up after hidden damage may have begun in it.
-            Shard {
-                applied,
-                known: Vec::new(),
-                last: None,
-                missing: Vec::new(),
-                unsure_from: None,
-                hidden: 0,
-            }
-        });
-        shard.frame(header, place, good, hidden, read);
+            hidden: 0,
+        })
     }
 
     /// The next record.
@@ -97,6 +120,12 @@ impl<'a> Replay<'a> {
                     shard.cut(from, read);
                 }
             }
+            Record::Doubt { shard, from } => {
+                let hidden = self.hidden;
+                self.shard(shard).doubt(from, hidden);
+            }
+            // Recovery hands its frame to `moved`.
+            Record::Moved { .. } => {}
         }
     }
 
@@ -155,20 +184,26 @@ impl Shard {
         }
         while self.known.pop_if(|known| known.seq >= from).is_some() {}
         self.last = self.known.last().and_then(|known| read(known.place));
-        self.missing.retain(|range| *range.start() < from);
-        if let Some(range) = self.missing.last_mut()
-            && *range.end() >= from
-        {
-            *range = *range.start()..=from.prev();
-        }
+        self.missing.remove(from..=Seq(u64::MAX));
+        self.moved.retain(|seq, _| *seq < from);
         self.unsure_from = self.unsure_from.filter(|unsure| *unsure < from);
     }
 
+    /// Whoever wrote it had seen all damage before it, and answers for it: nothing of that makes the log unsure any more.
+    fn doubt(&mut self, from: Option<Seq>, hidden: u64) {
+        let Some(from) = from else {
+            self.doubt = None;
+            return;
+        };
+        let first = self.last.map_or(Seq::ZERO, |last| last.seq).next();
+        self.lacks(first..=from.prev());
+        self.doubt = Some(self.doubt.map_or(from, |known| known.min(from)));
+        self.unsure_from = None;
+        self.hidden = hidden;
+    }
+
     fn lacks(&mut self, range: RangeInclusive<Seq>) {
-        match self.missing.last_mut() {
-            Some(before) if before.end().next() == *range.start() => *before = *before.start()..=*range.end(),
-            _ => self.missing.push(range),
-        }
+        self.missing.insert(range);
     }
 
     /// What is applied was committed, and nothing committed is ever cut; all after it may have been.
@@ -181,8 +216,20 @@ impl Shard {
         if self.hidden < hidden {
             self.unsure();
         }
-        let frames =
+        for &seq in self.moved.keys() {
+            self.missing.remove(seq..=seq);
+        }
+        let again = self.moved.split_off(&self.applied.next());
+        let mut frames: BTreeMap<Seq, Place> =
             self.known.iter().filter(|k| k.good && k.seq > self.applied).map(|k| (k.seq, k.place)).collect();
-        RecoveredShard { last: self.last, frames, missing: self.missing, unsure_from: self.unsure_from }
+        frames.extend(again);
+        RecoveredShard {
+            last: self.last,
+            frames: frames.into_iter().collect(),
+            missing: self.missing.iter().collect(),
+            unsure_from: self.unsure_from,
+            moved: self.moved.into_iter().collect(),
+            doubt: self.doubt,
+        }
     }
 }

@@ -91,6 +91,8 @@ impl Model {
                 Entry::Cut { shard, from } => {
                     self.shards.entry(*shard).or_default().truncate(from.prev().0 as usize);
                 }
+                // What a log holds stays what it is.
+                Entry::Moved(_) | Entry::Doubt { .. } => {}
             }
         }
     }

@@ -72,6 +72,24 @@ fn an_unsure_answer_elects_nobody() {
 }
 
 #[test]
+fn the_longest_of_a_copys_damaged_logs_wins_once_all_have_answered() {
+    for (home, elects) in [(RegionId(1), false), (RegionId(2), true)] {
+        let mut bench = begun();
+        let config = Config { home: Some(Origin::first(home)), ..Config::default() };
+        bench.driver = Driver::new(config, Timestamp(bench.now));
+        bench.beat_all();
+        bench.run(1_000, &[1, 2, 3]);
+        bench.promise(1, end(1, 9), Some(4));
+        bench.promise(2, end(1, 7), Some(8));
+        bench.run(5_000, &[1, 2, 3]);
+        assert_eq!(bench.leader(), None, "the third may have more");
+        bench.answer(3, end(1, 8));
+        bench.run(100, &[1, 2, 3]);
+        assert_eq!(bench.leader().map(|leader| leader.node), elects.then_some(NodeId(1)));
+    }
+}
+
+#[test]
 fn more_in_an_unsure_log_is_waited_for_and_not_for_ever() {
     let mut bench = Bench::with(5, &[1, 2, 3]);
     bench.beat_all();

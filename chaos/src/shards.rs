@@ -56,6 +56,10 @@ pub struct NodeRow {
     pub live: Option<bool>,
     /// Whether it is being emptied.
     pub draining: Option<bool>,
+    /// Whether it has come.
+    pub joined: Option<bool>,
+    /// What clients dial.
+    pub endpoint: String,
 }
 
 impl World {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
+use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -161,6 +162,63 @@ impl World {
         world
     }
 
+    /// A node that is to be added to a region: its folder and its configuration, neither formatted nor started. Its name.
+    ///
+    /// # Panics
+    /// They cannot be written.
+    pub fn prepare_node(&mut self, region: &str) -> String {
+        let like = self.nodes_of(region).into_iter().next().expect("a region has a node");
+        let id = self.nodes.values().map(|node| node.id).max().unwrap_or(0) + 1;
+        let name = format!("{region}-{id}");
+        let folder = self.folder.path().join(&name);
+        std::fs::create_dir(&folder).expect("a new folder");
+        edit_config(&self.config(&like), &folder.join("node.toml"), |table| {
+            let own = table["node"].as_table_mut().expect("a section");
+            own.insert("id".to_owned(), i64::from(id).into());
+        });
+        let node = Node {
+            id,
+            region: region.to_owned(),
+            endpoint: String::new(),
+            admin: String::new(),
+            folder,
+            pid: None,
+            child: None,
+        };
+        self.nodes.insert(name.clone(), node);
+        self.move_node(&name);
+        name
+    }
+
+    /// Gives an added node, which is down, other ports.
+    ///
+    /// # Panics
+    /// There are none, or its configuration cannot be written.
+    pub fn move_node(&mut self, name: &str) {
+        let listeners = [0; 3].map(|_| TcpListener::bind(("127.0.0.1", 0)).expect("a free port"));
+        let [client, peer, admin] =
+            listeners.map(|listener| listener.local_addr().expect("it is bound").to_string());
+        let url = |address: &str| format!("http://{address}");
+        self.edit_config(name, |table| {
+            let own = table["node"].as_table_mut().expect("a section");
+            own.insert("advertise_peer".to_owned(), url(&peer).into());
+            own.insert("advertise_client".to_owned(), url(&client).into());
+            let listen = table["listen"].as_table_mut().expect("a section");
+            for (listener, address) in [("client", &client), ("peer", &peer), ("admin", &admin)] {
+                listen.insert(listener.to_owned(), address.clone().into());
+            }
+        });
+        let node = self.node_mut(name);
+        (node.endpoint, node.admin) = (url(&client), url(&admin));
+    }
+
+    /// `meridian COMMAND --config` of a node.
+    pub fn with_config(&self, command: &[&str], node: &str) -> Ended {
+        let mut process = Command::new(meridian());
+        process.args(command).arg("--config").arg(self.config(node));
+        Background::start(process).finish(COMMAND_WITHIN)
+    }
+
     /// The regions' names, in order.
     pub fn regions(&self) -> Vec<String> {
         self.order.clone()
@@ -276,6 +334,16 @@ impl World {
         if let Some(pid) = self.node(region).pid {
             signals::to_node(pid, &self.config(region), signal);
         }
+    }
+
+    /// Whether a node that this test started has ended by itself.
+    pub fn has_ended(&mut self, node: &str) -> bool {
+        let node = self.node_mut(node);
+        let ended = node.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(Some(_))));
+        if ended {
+            (node.pid, node.child) = (None, None);
+        }
+        ended
     }
 
     /// Waits until a region's process is gone.

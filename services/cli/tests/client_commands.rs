@@ -499,7 +499,18 @@ fn nodes_and_shards_are_listed_and_moved() {
     assert_eq!(code(&run(&["node", "drain", "2"])), 0);
     assert_eq!(code(&run(&["node", "drain", "2", "--undo"])), 0);
     assert_eq!(code(&run(&["node", "remove", "2"])), 0);
+    let add =
+        ["node", "add", "9", "--region", "us", "--disk", "d9", "--peer", "h:2", "--client", "http://h:1"];
+    let added = run(&add);
+    assert_eq!(
+        (code(&added), err(&added).contains("is admitted to region us")),
+        (0, true),
+        "{}",
+        err(&added)
+    );
     let asked = nodes[0].store.lock().placement.asked.clone();
+    assert_eq!(asked.last().unwrap(), "add 9 in us with d9 at http://h:2 http://h:1");
+    let asked = &asked[..asked.len() - 1];
     assert_eq!(asked, ["move Some((1, 1))/3 1 to 2", "drain 2 undo false", "drain 2 undo true", "remove 2"]);
 
     let unknown = run(&["node", "remove", "7"]);

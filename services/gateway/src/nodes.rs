@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use meridian_metadata::catalog::{self, Command, NODES_CHANGE, NodeRow, RestoreRegion};
-use meridian_metadata::placement::{Change, NodeState};
+use meridian_metadata::placement::{Change, Join, NodeState};
 use meridian_types::limits::NODE_IDS;
 use meridian_types::{DiskUuid, Incarnation, NodeId, RegionName, Seq};
 use meridian_wire::{ApiError, Reason, endpoint, parse_uuid, v1};
 use tokio::time::{Instant, timeout_at};
 
+use crate::operators::refused;
 use crate::shared::Gateway;
 
 /// How long an operator waits for the catalog.
@@ -111,7 +112,15 @@ impl Gateway {
         request: &v1::RemoveNodeRequest,
     ) -> Result<v1::RemoveNodeResponse, ApiError> {
         let node = NodeId(request.node);
-        self.wish(Change::Remove { node }).await?;
+        match self.never_joined(node) {
+            // Nothing can have come to be on it in between.
+            Some(join) => {
+                self.check_ready()?;
+                let changes = vec![Change::Join(join), Change::Drain { node }, Change::Remove { node }];
+                self.region().wish_all(changes).await.map_err(refused)?;
+            }
+            None => self.wish(Change::Remove { node }).await?,
+        }
         self.allow_changes().await?;
         self.change_catalog(catalog::Change::RemoveNode(node)).await?;
         if node == self.me().node {
@@ -149,6 +158,19 @@ impl Gateway {
         self.allow_changes().await?;
         self.change_catalog(catalog::Change::RestoreRegion(restore)).await?;
         Ok(v1::RestoreRegionResponse { incarnation: u32::from(incarnation) + 1 })
+    }
+
+    /// A node that was admitted to this region and has not come.
+    fn never_joined(&self, node: NodeId) -> Option<Join> {
+        let (state, catalog) = (self.region().placement(), self.catalog().state());
+        let row = catalog.node(node)?;
+        let here = state.founded().is_some_and(|founded| founded.region == row.region);
+        (here && state.node(node).is_none() && !state.is_removed(node)).then(|| Join {
+            node,
+            disk: row.disk,
+            peer_address: row.peer_address.clone(),
+            client_address: row.client_address.clone(),
+        })
     }
 
     /// Clusters that older builds founded are raised to the level that nodes come and go at: an operator asks for it now.

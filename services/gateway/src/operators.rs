@@ -55,10 +55,14 @@ impl Gateway {
 
     pub(crate) async fn wish(&self, change: Change) -> Result<(), ApiError> {
         self.check_ready()?;
-        self.region().wish(change).await.map_err(|error| match error {
-            WishError::Refused(why) => ApiError::new(Reason::PlacementRefused, why),
-            WishError::Group(error) => ApiError::from(error),
-        })
+        self.region().wish(change).await.map_err(refused)
+    }
+}
+
+pub(crate) fn refused(error: WishError) -> ApiError {
+    match error {
+        WishError::Refused(why) => ApiError::new(Reason::PlacementRefused, why),
+        WishError::Group(error) => ApiError::from(error),
     }
 }
 

@@ -145,3 +145,23 @@ async fn of_two_the_one_that_stays_goes_on_alone() {
         .unwrap();
     nodes[stays].down().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_becomes_three() {
+    let (net, mut nodes) = cluster(1, |_| ()).await;
+    keep(&nodes[0]);
+    for id in [2, 3] {
+        assert_eq!(nodes[0].handle().status().voters, [NodeId(1)], "two voters are worse than one");
+        nodes.push(Node::new(id, &net, |_| ()).await);
+        keep(&nodes[id as usize - 1]);
+        change(&nodes[0], register(&net, id, 1)).await;
+        until("it has the catalog", || nodes[id as usize - 1].handle().state().node(NodeId(id)).is_some())
+            .await;
+    }
+    members(&nodes, None, &[1, 2, 3], &[]).await;
+    nodes[0].down().await;
+    make(&nodes[2].handle(), "without-the-first").await;
+    for node in &mut nodes {
+        node.down().await;
+    }
+}

@@ -187,21 +187,24 @@ async fn meet(config: &NodeConfig, me: &Identity, ways: &Arc<PeerWays>) -> Resul
 }
 
 /// Waits until another node says that this one was removed for ever. It may have been while it was down, and then nobody
-/// tells it unasked.
+/// tells it unasked. Twice in a row: who goes is needed a moment longer, where Raft needs its voice to do without it.
 pub async fn until_removed(me: &Identity, catalog: &CatalogHandle, ways: &Arc<PeerWays>) -> FoundingError {
-    let mut asked = NodeId(0);
+    let (mut asked, mut told) = (NodeId(0), false);
     loop {
         tokio::time::sleep(ASK_EVERY).await;
         let state = catalog.state();
         let others = || state.nodes().map(|node| node.id).filter(|node| *node != me.node);
         let Some(peer) = others().find(|node| *node > asked).or_else(|| others().next()) else { continue };
         asked = peer;
-        match greet(me, ways, peer).await {
+        told = match greet(me, ways, peer).await {
             Err(Greeting::Refused(error)) if error.reason == Reason::NodeRemoved => {
-                return FoundingError::Refused { peer, error };
+                if told {
+                    return FoundingError::Refused { peer, error };
+                }
+                true
             }
-            _ => {}
-        }
+            _ => false,
+        };
     }
 }
 

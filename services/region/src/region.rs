@@ -277,12 +277,20 @@ impl Region {
                 )));
             }
         }
-        let command = Command { changes: vec![change] }.to_bytes();
+        self.wish_all(vec![change]).await
+    }
+
+    /// Fulfils several wishes, with nothing in between.
+    ///
+    /// # Errors
+    /// [`WishError`] says what stands against the first that is refused.
+    pub async fn wish_all(&self, changes: Vec<Change>) -> Result<(), WishError> {
+        let command = Command { changes }.to_bytes();
         let reply = self.0.placement.propose_bytes(command, WISH_WITHIN).await?;
         let outcomes = reply_from_bytes(&reply).map_err(ProposeError::from)?;
-        match outcomes.into_iter().next() {
-            Some(Err(refusal)) => Err(WishError::Refused(refusal.to_string())),
-            Some(Ok(())) | None => Ok(()),
+        match outcomes.into_iter().find_map(Result::err) {
+            Some(refusal) => Err(WishError::Refused(refusal.to_string())),
+            None => Ok(()),
         }
     }
 

@@ -158,6 +158,51 @@ fn the_cluster_must_fit_itself() {
     }
 }
 
+/// GOOD, as node 3 has it, which is added to the cluster later.
+fn added(more: &str) -> String {
+    GOOD.replace("[node]\nid = 2", &format!("[node]\nid = 3\n{more}"))
+}
+
+const ADVERTISED: &str =
+    "advertise_peer = \"http://127.0.0.1:7503\"\nadvertise_client = \"http://127.0.0.1:7403\"";
+
+#[test]
+fn a_node_that_is_added_later_says_where_it_is() {
+    let config = parse(&added(ADVERTISED)).unwrap();
+    assert!(!config.is_founder());
+    let addresses = ("http://127.0.0.1:7503".to_owned(), "http://127.0.0.1:7403".to_owned());
+    assert_eq!(config.own_addresses(), addresses);
+    assert_eq!(config.neighbours(), 1, "the founder of its region");
+    assert_eq!(parse(&config.to_toml().unwrap()).unwrap(), config);
+    let founder = parse(GOOD).unwrap();
+    assert!(founder.is_founder());
+    assert_eq!(founder.own_addresses().0, "http://127.0.0.1:7502");
+    // It need not name a founder of every region.
+    let seeds = added(ADVERTISED).replace("id = 1\nregion = \"us\"", "id = 1\nregion = \"eu\"");
+    assert_eq!(parse(&seeds).unwrap().neighbours(), 2);
+
+    for (more, key, says) in [
+        ("", "node.id", "set node.advertise_peer and node.advertise_client"),
+        ("advertise_peer = \"http://127.0.0.1:7503\"", "node.id", "set node.advertise_peer and"),
+        (
+            &ADVERTISED.replace("http://127.0.0.1:7503", "127.0.0.1:7503"),
+            "node.advertise_peer",
+            "has no http://",
+        ),
+        (&ADVERTISED.replace("7503", "7501"), "node.advertise_peer", "already that of node 1"),
+        (&ADVERTISED.replace("7403", "7402"), "node.advertise_client", "already that of node 2"),
+        (&ADVERTISED.replace("7403", "7503"), "node.advertise_client", "already node.advertise_peer"),
+    ] {
+        let message = parse(&added(more)).unwrap_err().to_string();
+        assert!(message.contains(&format!("{key}: ")) && message.contains(says), "{message}");
+    }
+    let founder = refusal("[node]\nid = 2", &format!("[node]\nid = 2\n{ADVERTISED}"));
+    assert!(founder.contains("node.advertise_peer: node 2 is among cluster.nodes"), "{founder}");
+    let elsewhere = added(ADVERTISED).replacen("region = \"eu\"", "region = \"ap\"", 1);
+    let message = parse(&elsewhere).unwrap_err().to_string();
+    assert!(message.contains("node.region: ap is not among cluster.regions"), "{message}");
+}
+
 /// GOOD with more nodes, from number 3 on, in a region.
 fn with_nodes(region: &str, more: u16) -> String {
     let entry = |id: u16| {

@@ -205,7 +205,8 @@ impl Admin {
         Ok(answer.value)
     }
 
-    /// Admits a new node, or takes up the addresses of a known one. True: it is new. The same again is no error.
+    /// Admits a new node, or takes up the addresses of a known one. True: it is new; false: it was known, perhaps because a try
+    /// that broke off admitted it. The same again is no error.
     ///
     /// # Errors
     /// [`SdkError`].
@@ -216,8 +217,7 @@ impl Admin {
                 async move { cluster(channel).add_node(request).await }
             })
             .await?;
-        // A try that broke off may have been the one that added it.
-        Ok(answer.value.added || answer.retried)
+        Ok(answer.value.added)
     }
 
     /// Moves a node's replicas and leaderships elsewhere, so that it can be removed; `undo`: takes it into use again.

@@ -437,6 +437,17 @@ impl ClusterService for Node {
         Ok(Response::new(v1::ListShardsResponse { node: self.id, region: REGION.into(), shards }))
     }
 
+    async fn add_node(
+        &self,
+        request: Request<v1::AddNodeRequest>,
+    ) -> Result<Response<v1::AddNodeResponse>, Status> {
+        let v1::AddNodeRequest { node, region, disk_uuid, peer, client, .. } = request.into_inner();
+        let mut store = self.store.lock();
+        let added = !store.placement.endpoints.contains_key(&node);
+        store.placement.asked.push(format!("add {node} in {region} with {disk_uuid} at {peer} {client}"));
+        Ok(Response::new(v1::AddNodeResponse { added }))
+    }
+
     async fn drain_node(
         &self,
         request: Request<v1::DrainNodeRequest>,

@@ -1,5 +1,6 @@
 //! `run`, `replay` and `mutants`.
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -137,9 +138,14 @@ fn many(seeds: u64, from: u64, jobs: usize, minutes: Option<u64>, mutant: Option
 
 fn replay(seed: u64, trace: bool, mutant: Option<Mutant>) -> ExitCode {
     let outcome = run::history(seed, mutant, trace);
+    let mut out = io::stdout().lock();
     for line in &outcome.lines {
-        println!("{line}");
+        // Whoever reads on has seen enough, as `head` has.
+        if writeln!(out, "{line}").is_err() {
+            return ExitCode::FAILURE;
+        }
     }
+    drop(out);
     println!("seed {seed}: {} events, trace {:032x}", outcome.events, outcome.hash);
     match outcome.breach {
         None => {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use meridian_metadata::driver::Heartbeat;
 use meridian_metadata::placement::Placement;
 use meridian_mirror::{DurableBoard, Feed, LinkCore};
 use meridian_shard::{Home, LogPoint, Reader, Recovery, Replica, Totals, frame_effects};
@@ -10,6 +11,7 @@ use meridian_storage::index::{Index, MemoryKeyValue};
 use meridian_storage::{Disk, Entry, Frame, Identity, Recovered, SimDisk, Volume, VolumeConfig, VolumeError};
 use meridian_types::{
     Boot, ClusterUuid, DiskUuid, Hlc, LeaderEpoch, NodeId, Offset, Origin, Partition, Seq, ShardId, StreamId,
+    Timestamp,
 };
 use uuid::Uuid;
 
@@ -62,6 +64,8 @@ pub struct Process {
     /// Mirrors that read here, by connection.
     pub sessions: BTreeMap<u64, Session>,
     pub board: DurableBoard,
+    /// What each node said last, and when: for a driver that begins here.
+    pub heard: BTreeMap<NodeId, (Heartbeat, Timestamp)>,
     /// What is to be synced before the process goes on with something.
     pub synced_at: u64,
 }
@@ -135,6 +139,7 @@ impl Node {
             links: BTreeMap::new(),
             sessions: BTreeMap::new(),
             board: DurableBoard::default(),
+            heard: BTreeMap::new(),
             synced_at: 0,
         };
         let mut ids: Vec<ShardId> =

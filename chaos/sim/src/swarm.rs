@@ -29,6 +29,7 @@ pub struct Weights {
     pub moving: u32,
     pub join: u32,
     pub remove: u32,
+    pub replicate: u32,
     pub disk_full: u32,
     pub region_lost: u32,
     pub wan_long: u32,
@@ -81,7 +82,7 @@ impl Swarm {
         let nodes: Vec<u32> = (0..regions).map(|_| [3, 3, 3, 3, 1, 5, 5][rng.random_range(0..7)]).collect();
         let replication = nodes.iter().map(|count| (*count).min([3, 5][rng.random_range(0..2)])).collect();
         let mut weights = Weights::default();
-        let all: [&mut u32; 22] = [
+        let all: [&mut u32; 23] = [
             &mut weights.crash,
             &mut weights.crash_leader,
             &mut weights.crash_many,
@@ -101,6 +102,7 @@ impl Swarm {
             &mut weights.moving,
             &mut weights.join,
             &mut weights.remove,
+            &mut weights.replicate,
             &mut weights.disk_full,
             &mut weights.region_lost,
             &mut weights.wan_long,

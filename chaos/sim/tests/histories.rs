@@ -232,6 +232,7 @@ const EXPECTED: &[&str] = &[
     "operator: drain",
     "operator: join",
     "operator: move",
+    "operator: set replication",
     "operator: undrain",
     "placement: deposed",
     "placement: group leader",

@@ -61,15 +61,28 @@ fn noticed(stage: &Stage, eu: usize) -> (u64, usize) {
     (stalls, stage.world.node(eu).log().matches("the link is lost").count())
 }
 
-/// Waits until both links of eu have caught up: a stall is one only where there is progress to miss.
+/// Waits until both links of eu have caught up, and us is asked itself: a stall is one only where there is progress to miss,
+/// and what comes through another region (as it may right after the start) never passes the line that is broken here.
 fn is_live(stage: &Stage, eu: usize) -> Result<(), Trouble> {
     let links = stage.world.nodes() as u64 - 1;
     let until = Instant::now() + LIVE_WITHIN;
-    while stage.world.metric(eu, "meridian_link_live", "").unwrap_or(0.0) as u64 != links {
+    while stage.world.metric(eu, "meridian_link_live", "").unwrap_or(0.0) as u64 != links
+        || is_relayed(stage, eu)
+    {
         if Instant::now() > until {
             return Err(Trouble::broken(format!("the links of eu are not live within {LIVE_WITHIN:?}")));
         }
         std::thread::sleep(Duration::from_millis(100));
     }
     Ok(())
+}
+
+/// Whether eu has the events of us from another region, by the last that its log says of that link.
+fn is_relayed(stage: &Stage, eu: usize) -> bool {
+    let log = stage.world.node(eu).log();
+    let said = |line: &&str| {
+        line.contains("region=us")
+            && (line.contains("the link is connected") || line.contains("the origin is in reach again"))
+    };
+    log.lines().rfind(said).is_none_or(|line| line.contains("through=") && !line.contains("through=us"))
 }

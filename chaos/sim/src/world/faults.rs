@@ -32,13 +32,14 @@ enum Kind {
     Moving,
     Join,
     Remove,
+    Replicate,
     DiskFull,
     RegionLost,
     WanLong,
 }
 
 impl Kind {
-    fn weighed(weights: &Weights) -> [(Self, u32); 22] {
+    fn weighed(weights: &Weights) -> [(Self, u32); 23] {
         [
             (Self::Crash, weights.crash),
             (Self::CrashLeader, weights.crash_leader),
@@ -59,6 +60,7 @@ impl Kind {
             (Self::Moving, weights.moving),
             (Self::Join, weights.join),
             (Self::Remove, weights.remove),
+            (Self::Replicate, weights.replicate),
             (Self::DiskFull, weights.disk_full),
             (Self::RegionLost, weights.region_lost),
             (Self::WanLong, weights.wan_long),
@@ -156,7 +158,7 @@ impl World {
                 let until = self.now + 500_000 + self.some(3_000_000);
                 self.freeze(leader, until);
             }
-            Kind::Drain | Kind::Moving | Kind::Join | Kind::Remove => {
+            Kind::Drain | Kind::Moving | Kind::Join | Kind::Remove | Kind::Replicate => {
                 return self.operate(kind, region, one);
             }
         }
@@ -231,6 +233,12 @@ impl World {
                     self.met.met("operator: undrain");
                     self.undrain_later(region, one, back);
                 }
+                true
+            }
+            Kind::Replicate => {
+                self.met.met("operator: set replication");
+                let replicas = self.rng.random_range(1..=5);
+                self.propose(region, None, vec![Change::SetReplication { replicas }]);
                 true
             }
             Kind::Moving => self.move_one(region),

@@ -41,7 +41,13 @@ impl World {
         let me = to.node;
         match packet {
             Packet::Replica(shard, message) => self.replica_says(from, to, shard, message),
-            Packet::Heartbeat(heartbeat) => self.drive_all_at(me, &DriverInput::Heard(heartbeat)),
+            Packet::Heartbeat(heartbeat) => {
+                let now = self.steady();
+                if let Some(process) = self.process(to) {
+                    process.heard.insert(from, (heartbeat.clone(), now));
+                }
+                self.drive_all_at(me, &DriverInput::Heard(heartbeat));
+            }
             Packet::Fence(epochs) => {
                 for (shard, epoch) in epochs {
                     let home = Self::origin(Self::region_of(me));

@@ -83,7 +83,11 @@ impl World {
                     voters.into_iter().filter(|id| self.reaches_majority(region, *id)).collect();
                 let Some(node) = self.pick(&able) else { return };
                 let seat = self.number();
-                let driver = Driver::new(self.swarm.driver.clone(), self.steady());
+                let mut driver = Driver::new(self.swarm.driver.clone(), self.steady());
+                let process = self.nodes.get(&node).and_then(|node| node.process.as_ref());
+                for (heartbeat, at) in process.iter().flat_map(|process| process.heard.values()) {
+                    driver.heard_before(heartbeat.clone(), *at);
+                }
                 self.groups[region].leader = Some((node, seat));
                 self.groups[region].seats.insert(seat, Seat { node, driver, deposed: false });
                 self.met.met("placement: group leader");
@@ -286,9 +290,8 @@ impl World {
         }
         let heartbeat = Heartbeat { node: at.node, boot: process.boot, full: false, leads };
         let region = Self::region_of(at.node);
-        let mut to: Vec<NodeId> = self.groups[region].seats.values().map(|seat| seat.node).collect();
-        to.sort_unstable();
-        to.dedup();
+        let to: Vec<NodeId> =
+            self.nodes.values().filter(|node| node.region == region).map(|node| node.id).collect();
         for to in to {
             self.send(at.node, to, Packet::Heartbeat(heartbeat.clone()));
         }

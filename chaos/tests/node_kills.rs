@@ -6,13 +6,14 @@
 
 mod support {
     pub mod airports;
-    pub mod load;
 }
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use meridian_chaos::{Report, Seed, Setup, ShardRow, World, say, until};
+use meridian_chaos::{
+    Load, Report, Seed, Setup, ShardRow, World, holds_exactly, longest_silence, numbers, say, until,
+};
 use meridian_sdk::{Client, ClientOptions, Event, LaneExtent};
 use meridian_types::{Lane, Partition, StreamId, shard_of};
 use rand::RngExt as _;
@@ -20,7 +21,6 @@ use rand::rngs::StdRng;
 use tokio::runtime::Runtime;
 
 use support::airports::{Airport, PARTITIONS, airports, read_back};
-use support::load::{Load, holds_exactly, longest_silence, numbers};
 
 const STREAM: &str = "node-kills";
 const KILL_EVERY: Duration = Duration::from_secs(4);

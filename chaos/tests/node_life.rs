@@ -1,16 +1,12 @@
 //! Nodes that are added to a running cluster, take replicas, move, and replace others that are gone for good, while events
 //! flow: nobody who publishes sees an error, and every event is there once.
 
-mod support {
-    pub mod load;
-}
-
 use std::time::Duration;
 
-use meridian_chaos::{NodeRow, Setup, ShardRow, World, say, until};
+use meridian_chaos::{
+    Load, NodeRow, Setup, ShardRow, World, holds_exactly, longest_silence, numbers, say, until,
+};
 use tokio::runtime::Runtime;
-
-use support::load::{Load, holds_exactly, longest_silence, numbers};
 
 const STREAM: &str = "node-life";
 const PARTITIONS: u32 = 4;

@@ -1,6 +1,6 @@
 //! What the tests of this crate share.
 
-use meridian_types::{ClusterUuid, DiskUuid, Incarnation, NodeId, RegionId, RegionName};
+use meridian_types::{ClusterUuid, DiskUuid, NodeId, RegionId, RegionName};
 use uuid::Uuid;
 
 use crate::catalog::{Genesis, MAX_FEATURE_LEVEL, NodeRow, RegionRow};
@@ -18,14 +18,7 @@ pub(crate) fn genesis(nodes: &[u32]) -> Genesis {
         feature_level: MAX_FEATURE_LEVEL,
         regions: nodes
             .iter()
-            .map(|&id| RegionRow {
-                id: RegionId(id as u16),
-                name: RegionName::new(format!("r{id}")).unwrap(),
-                incarnation: Incarnation(1),
-                founders: vec![],
-                recovered: vec![],
-                shards: 16,
-            })
+            .map(|&id| RegionRow::first(RegionId(id as u16), RegionName::new(format!("r{id}")).unwrap(), 16))
             .collect(),
         nodes: nodes
             .iter()

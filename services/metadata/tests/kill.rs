@@ -14,7 +14,7 @@ use meridian_metadata::catalog::{
     Change, CreateStream, Genesis, NodeRow, Outcome, RegionRow, StreamSettings,
 };
 use meridian_metadata::{CatalogGroup, Config, NoChannel, PeerChannels};
-use meridian_types::{Incarnation, NodeId, RegionId, RegionName, StreamId, StreamName, TenantId};
+use meridian_types::{NodeId, RegionId, RegionName, StreamId, StreamName, TenantId};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tonic::transport::Channel;
@@ -49,12 +49,7 @@ fn genesis() -> Genesis {
     Genesis {
         cluster: common::CLUSTER,
         feature_level: 1,
-        regions: vec![RegionRow {
-            id: RegionId(1),
-            name: RegionName::new("only").unwrap(),
-            incarnation: Incarnation(1),
-            shards: 1,
-        }],
+        regions: vec![RegionRow::first(RegionId(1), RegionName::new("only").unwrap(), 1)],
         nodes: vec![NodeRow {
             id: NodeId(1),
             region: RegionId(1),

@@ -15,7 +15,7 @@ use meridian_metadata::catalog::{Catalog, Change, Command, Genesis, MAX_FEATURE_
 use meridian_metadata::placement::{Found, Join};
 use meridian_metadata::{CatalogHandle, PeerChannels as _, PlacementHandle};
 use meridian_mirror::{Identity, PeerHello, Vetting};
-use meridian_types::{Clock, DiskUuid, Incarnation, NodeId, RegionId, RegionName};
+use meridian_types::{Clock, DiskUuid, NodeId, RegionId, RegionName};
 use meridian_wire::v1::peer_service_client::PeerServiceClient;
 use meridian_wire::{ApiError, Reason};
 
@@ -306,14 +306,7 @@ async fn found(
         .cluster
         .regions
         .iter()
-        .map(|region| RegionRow {
-            id: region.id,
-            name: region.name.clone(),
-            incarnation: Incarnation(1),
-            shards: region.shards,
-            founders: Vec::new(),
-            recovered: Vec::new(),
-        })
+        .map(|region| RegionRow::first(region.id, region.name.clone(), region.shards))
         .collect();
     let nodes = config
         .cluster

@@ -170,7 +170,7 @@ impl Dialer for PeerWays {
 #[cfg(test)]
 mod tests {
     use meridian_metadata::catalog::{Change, Command, Genesis, NodeRow, RegionRow};
-    use meridian_types::{DiskUuid, Incarnation, RegionId, Timestamp};
+    use meridian_types::{DiskUuid, RegionId, Timestamp};
     use uuid::Uuid;
 
     use super::*;
@@ -197,12 +197,11 @@ mod tests {
         assert_eq!(addresses(3), None);
         assert!(ways.channel(NodeId(3)).is_err());
 
-        let regions = config.cluster.regions.iter().map(|region| RegionRow {
-            id: region.id,
-            name: region.name.clone(),
-            incarnation: Incarnation(1),
-            shards: region.shards,
-        });
+        let regions = config
+            .cluster
+            .regions
+            .iter()
+            .map(|region| RegionRow::first(region.id, region.name.clone(), region.shards));
         let genesis = Genesis {
             cluster: config.cluster.uuid,
             feature_level: 2,

@@ -212,6 +212,7 @@ impl World {
             appended: marks.appended,
             chain: host.replica.chain(),
             durable: marks.applied,
+            is_past: false,
             totals: host.totals,
             hlc: host.applied_hlc,
             leads: host.replica.leads(),

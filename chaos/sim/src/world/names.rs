@@ -37,6 +37,8 @@ pub fn replica_input(input: &Input) -> &'static str {
         Input::Copy(_) => "Copy",
         Input::Flushed { .. } => "what it has flushed",
         Input::Applied(_) => "Applied",
+        Input::Begun { .. } => "Begun",
+        Input::Sure => "Sure",
     }
 }
 

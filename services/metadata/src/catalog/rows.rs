@@ -25,6 +25,11 @@ pub struct RegionRow {
 }
 
 impl RegionRow {
+    /// A region as the genesis has it.
+    pub const fn first(id: RegionId, name: RegionName, shards: u16) -> RegionRow {
+        RegionRow { id, name, incarnation: Incarnation(1), shards, founders: vec![], recovered: vec![] }
+    }
+
     /// The writer of the region's lanes now.
     pub const fn origin(&self) -> Origin {
         Origin { region: self.id, incarnation: self.incarnation }

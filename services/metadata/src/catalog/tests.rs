@@ -15,14 +15,7 @@ use super::*;
 use crate::machine::Machine;
 
 fn region(id: u16, name: &str) -> RegionRow {
-    RegionRow {
-        id: RegionId(id),
-        name: RegionName::new(name).unwrap(),
-        incarnation: Incarnation(1),
-        shards: 16,
-        founders: vec![],
-        recovered: vec![],
-    }
+    RegionRow::first(RegionId(id), RegionName::new(name).unwrap(), 16)
 }
 
 fn node(id: u32, region: u16, disk: u128) -> NodeRow {

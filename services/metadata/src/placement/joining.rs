@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn nodes_join_once_they_are_there_move_and_are_told_of_once_they_are_gone() {
         let mut catalog = Catalog::default();
-        let mut apply = |catalog: &mut Catalog, change| {
+        let apply = |catalog: &mut Catalog, change| {
             catalog.apply(catalog::Command::new(Timestamp(1), change)).unwrap();
         };
         apply(&mut catalog, catalog::Change::Genesis(genesis(&[1, 2])));

@@ -14,9 +14,7 @@ use meridian_metadata::catalog::{
 use meridian_metadata::{
     CatalogGroup, CatalogHandle, Config, NoChannel, OnFatal, PeerChannels, RaftServers, Role,
 };
-use meridian_types::{
-    ClusterUuid, DiskUuid, Incarnation, NodeId, RegionId, RegionName, StreamName, TenantId, Timestamp,
-};
+use meridian_types::{ClusterUuid, DiskUuid, NodeId, RegionId, RegionName, StreamName, TenantId, Timestamp};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -198,12 +196,7 @@ pub fn genesis(net: &Net, nodes: &[u32]) -> Genesis {
         feature_level: MAX_FEATURE_LEVEL,
         regions: nodes
             .iter()
-            .map(|&id| RegionRow {
-                id: RegionId(id as u16),
-                name: RegionName::new(format!("r{id}")).unwrap(),
-                incarnation: Incarnation(1),
-                shards: 16,
-            })
+            .map(|&id| RegionRow::first(RegionId(id as u16), RegionName::new(format!("r{id}")).unwrap(), 16))
             .collect(),
         nodes: nodes
             .iter()

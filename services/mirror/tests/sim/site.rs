@@ -138,7 +138,11 @@ impl Shard {
                     self.step(Input::Elected(election), now, seen);
                 }
                 Effect::Reject { .. } | Effect::Readable { .. } => {}
-                Effect::Cut { .. } | Effect::Send { .. } | Effect::Feed { .. } | Effect::StopFeeding => {
+                Effect::Doubt { .. }
+                | Effect::Cut { .. }
+                | Effect::Send { .. }
+                | Effect::Feed { .. }
+                | Effect::StopFeeding => {
                     panic!("a region of one node has nobody to follow it")
                 }
                 Effect::Fault(fault) => life.fault = Some(fault),
@@ -221,6 +225,7 @@ impl Shard {
             appended: marks.appended,
             chain: life.replica.chain(),
             durable: marks.applied,
+            is_past: false,
             totals: life.index.totals,
             hlc: life.index.hlc(),
             leads: life.replica.leads(),

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use meridian_chaos::{World, consume};
 use meridian_sdk::{Client, ClientOptions, Event, PublisherOptions};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+
+use crate::{World, consume};
 
 /// How long a publisher, or a call, goes on without any answer. Longer than anything here may take: a test says what was
 /// lost, not how slow the machine is.

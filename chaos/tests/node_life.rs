@@ -53,7 +53,9 @@ fn take_out(world: &World, name: &str) {
     let id = node.to_string();
     let _ = world.cli(&["node", "drain", &id]).ok();
     until(&format!("{name} is empty"), WITHIN, || {
-        let used: Vec<ShardRow> = world.shards("us").into_iter().filter(|row| row.uses(node)).collect();
+        // While members change, the old ones count as well.
+        let uses = |row: &ShardRow| row.changing || row.uses(node);
+        let used: Vec<ShardRow> = world.shards("us").into_iter().filter(uses).collect();
         if used.is_empty() { Ok(()) } else { Err(format!("{used:?}")) }
     });
     for _ in 0..2 {

@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn the_warm_up_is_published_and_not_counted() {
         let ms = Duration::from_millis;
-        let spans = Spans { warm: ms(100), counted: ms(100), limit: ms(0) };
+        let spans = Spans { warm: ms(100), counted: ms(100), limit: ms(0), rounds: 1 };
         let mut published = Published::new();
         // Within the warm-up; due in it and acknowledged after it; counted; due in time and acknowledged too late.
         for (due, acked) in [(0, 50), (90, 110), (110, 150), (190, 230)] {

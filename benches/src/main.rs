@@ -3,6 +3,7 @@
 //! Flows in: a binary `meridian` and a folder on a disk. Flows out: one page. Must never write a figure that was not
 //! measured in this run, nor one of a run in which an event was lost, doubled or differs between regions.
 
+mod compared;
 mod error;
 mod latency;
 mod limits;
@@ -33,6 +34,9 @@ use crate::plan::{Row, Spans};
 use crate::results::Run;
 use crate::server::Server;
 
+/// What `--only` takes for three nodes beside one.
+const COMPARED: &str = "compared";
+
 /// Measures Meridian through its real gateway.
 ///
 /// Starts its own regions, over loopback, and ends them. A whole run writes benches/RESULTS.md; a quick one, or one of
@@ -42,7 +46,7 @@ struct Args {
     /// Half a minute for a look, and not for keeping.
     #[arg(long)]
     quick: bool,
-    /// Only this row; again for more.
+    /// Only this row; again for more. `compared` is the region of three nodes beside that of one.
     #[arg(long, value_name = "ROW")]
     only: Vec<String>,
     /// Where the page goes.
@@ -59,14 +63,19 @@ impl Args {
             return Ok(if self.quick { plan::quick() } else { plan::all() });
         }
         let all = plan::all();
-        if let Some(unknown) = self.only.iter().find(|name| all.iter().all(|row| row.name() != **name)) {
-            let names: Vec<_> = all.iter().map(|row| row.name()).collect();
+        let mut names: Vec<_> = all.iter().map(|row| row.name()).collect();
+        names.push(COMPARED.to_owned());
+        if let Some(unknown) = self.only.iter().find(|name| !names.contains(name)) {
             return Err(BenchError::wrong(format!(
                 "there is no row {unknown}; there are {}",
                 names.join(", ")
             )));
         }
         Ok(all.into_iter().filter(|row| self.only.contains(&row.name())).collect())
+    }
+
+    fn compares(&self) -> bool {
+        if self.only.is_empty() { !self.quick } else { self.only.iter().any(|name| name == COMPARED) }
     }
 
     fn spans(&self) -> Spans {
@@ -136,10 +145,16 @@ async fn run(args: &Args, dir: &Path) -> Result<(), BenchError> {
         running.end().await?;
     }
 
+    let compared = if args.compares() {
+        Box::pin(compared::compare(&server.path, dir, spans)).await?
+    } else {
+        Vec::new()
+    };
     let limits = [before, measure_limits(dir, spans).await?];
     let took = begun.elapsed();
     let (profile, servers) = (server::PROFILE, server.profile);
-    let page = Run { machine, profile, servers, spans, limits, round_trips, outcomes, took }.render();
+    let page =
+        Run { machine, profile, servers, spans, limits, round_trips, outcomes, compared, took }.render();
     match args.out() {
         Some(path) => {
             std::fs::write(&path, page).map_err(io(format!("write {}", path.display())))?;
@@ -202,5 +217,8 @@ mod tests {
         assert_eq!(args(&["--quick", "--out", "page"]).out(), Some("page".into()));
         assert!(args(&["--only", "nosuch"]).rows().is_err());
         assert_eq!(args(&["--only", "two-sdk-5000"]).rows().unwrap().len(), 1);
+        let compared = args(&["--only", "compared"]);
+        assert!(compared.compares() && compared.rows().unwrap().is_empty());
+        assert!(args(&[]).compares() && !args(&["--quick"]).compares());
     }
 }

@@ -148,6 +148,7 @@ pub mod tests {
                 own: 1.0,
                 others: 0.1,
                 stolen: 0.0,
+                took: Duration::from_secs(12),
             },
         }
     }

@@ -10,8 +10,10 @@ pub const PARTITIONS: u32 = 4;
 /// Which regions there are, and how far apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum World {
-    /// One region: nothing is mirrored.
+    /// One region of one node: nothing is mirrored.
     Alone,
+    /// One region of three nodes, of which each shard has three replicas.
+    Trio,
     /// Two regions side by side.
     Two,
     /// Two regions 80 ms of round trip apart.
@@ -19,13 +21,14 @@ pub enum World {
 }
 
 impl World {
-    /// All of them, in the order in which they are measured.
+    /// Those of rows, in the order in which they are measured.
     pub const ALL: [Self; 3] = [Self::Alone, Self::Two, Self::Wan];
 
     /// The first part of its rows' names.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Alone => "alone",
+            Self::Trio => "trio",
             Self::Two => "two",
             Self::Wan => "wan",
         }
@@ -34,7 +37,7 @@ impl World {
     /// Its regions. Events are published in the first, and read in the second if there is one.
     pub const fn regions(self) -> &'static [&'static str] {
         match self {
-            Self::Alone => &["us"],
+            Self::Alone | Self::Trio => &["us"],
             Self::Two | Self::Wan => &["us", "eu"],
         }
     }
@@ -42,7 +45,7 @@ impl World {
     /// The simulated round trip.
     pub const fn round_trip(self) -> Duration {
         match self {
-            Self::Alone | Self::Two => Duration::ZERO,
+            Self::Alone | Self::Trio | Self::Two => Duration::ZERO,
             Self::Wan => Duration::from_millis(80),
         }
     }
@@ -57,6 +60,9 @@ impl World {
         let mut arguments = vec!["dev", "--processes", "--regions"];
         let regions = self.regions().join(",");
         arguments.push(&regions);
+        if self == Self::Trio {
+            arguments.extend(["--nodes", "3"]);
+        }
         let wan = format!("us-eu={}ms", self.round_trip().as_millis());
         if self.regions().len() > 1 {
             arguments.extend(["--wan", &wan]);
@@ -130,6 +136,8 @@ pub struct Spans {
     pub counted: Duration,
     /// Of each of the machine's limits.
     pub limit: Duration,
+    /// How often worlds that are compared take turns.
+    pub rounds: usize,
 }
 
 impl Spans {
@@ -138,12 +146,14 @@ impl Spans {
         warm: Duration::from_secs(2),
         counted: Duration::from_secs(10),
         limit: Duration::from_secs(2),
+        rounds: 3,
     };
     /// For a look.
     pub const QUICK: Self = Self {
         warm: Duration::from_millis(500),
         counted: Duration::from_secs(2),
         limit: Duration::from_millis(400),
+        rounds: 1,
     };
 }
 
@@ -162,6 +172,9 @@ pub fn all() -> Vec<Row> {
     }
     rows
 }
+
+/// What is measured of one node and of three, in alternation.
+pub const COMPARED: [Load; 2] = [Load::SdkMax, Load::UnaryMax(64)];
 
 /// One row of each kind.
 pub fn quick() -> Vec<Row> {
@@ -186,18 +199,21 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_run_takes_less_than_six_minutes() {
+    fn a_whole_run_takes_less_than_nine_minutes() {
         let of_rows: Duration = all().iter().map(|_| Spans::FULL.warm + Spans::FULL.counted).sum();
         // Three disk sizes and the loopback, before and after.
         let limits = Spans::FULL.limit * 4 * 2;
-        let worlds = Duration::from_secs(20) * 3;
-        assert!(of_rows + limits + worlds < Duration::from_secs(360), "{of_rows:?}");
+        let turns = 2 * Spans::FULL.rounds as u32;
+        let compared = (Spans::FULL.warm + Spans::FULL.counted) * turns * COMPARED.len() as u32;
+        let worlds = Duration::from_secs(15) * (3 + turns);
+        assert!(of_rows + limits + worlds + compared < Duration::from_secs(540), "{of_rows:?} {compared:?}");
     }
 
     #[test]
     fn a_world_is_started_by_its_regions_and_its_round_trip() {
         assert_eq!(World::Alone.arguments(), ["dev", "--processes", "--regions", "us"]);
         assert_eq!(World::Wan.arguments().last().map(String::as_str), Some("us-eu=80ms"));
+        assert_eq!(World::Trio.arguments()[3..], ["us", "--nodes", "3"]);
         assert_eq!(World::Two.arguments().last().map(String::as_str), Some("us-eu=0ms"));
         assert_eq!(World::Wan.one_way(), Duration::from_millis(40));
     }

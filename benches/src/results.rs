@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::compared::{self, Compared};
 use crate::limits::Limits;
 use crate::machine::Machine;
 use crate::measure::Outcome;
@@ -29,6 +30,8 @@ pub struct Run {
     pub round_trips: Vec<(World, Vec<(String, Duration)>)>,
     /// Row by row.
     pub outcomes: Vec<Outcome>,
+    /// Three nodes beside one, if that was measured.
+    pub compared: Vec<Compared>,
     /// All of it.
     pub took: Duration,
 }
@@ -47,6 +50,9 @@ impl Run {
         text += &self.limits();
         text += &self.closed(&best);
         text += &self.open(&best);
+        if !self.compared.is_empty() {
+            text += &compared::render(&self.compared);
+        }
         text += &self.costs();
         text += &self.links();
         text += &self.commands();
@@ -278,6 +284,9 @@ impl Run {
         let command = |rest: &str| format!("`cargo run --locked{flag} -p meridian-benches{rest}`");
         let mut table = Table::new(&["row", "command"]);
         table.row(vec!["all".to_owned(), command("")]);
+        if !self.compared.is_empty() {
+            table.row(vec!["three nodes beside one".to_owned(), command(" -- --only compared")]);
+        }
         for outcome in &self.outcomes {
             let name = outcome.row.name();
             table.row(vec![name.clone(), command(&format!(" -- --only {name}"))]);

@@ -43,6 +43,7 @@ fn run() -> Run {
             outcome(World::Two, Load::SdkMax),
             outcome(World::Wan, Load::SdkRate(5000)),
         ],
+        compared: vec![],
         took: Duration::from_secs(100),
     }
 }

@@ -1,6 +1,6 @@
 //! What processes used, out of /proc. Flows in: its text. Flows out: seconds and bytes.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::{BenchError, io};
 
@@ -38,6 +38,8 @@ pub struct Usage {
     pub others: f64,
     /// Cores that the host took away.
     pub stolen: f64,
+    /// From one moment to the other.
+    pub took: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +89,7 @@ impl Snapshot {
             own,
             others: ((busy - known) / elapsed).max(0.0),
             stolen: seconds(self.machine.stolen, now.machine.stolen) / elapsed,
+            took: now.at.duration_since(self.at),
         }
     }
 }

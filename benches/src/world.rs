@@ -38,7 +38,7 @@ pub struct Region {
     pub client: Client,
     /// What a plain client dials.
     pub endpoint: String,
-    node: Watched,
+    nodes: Vec<Watched>,
 }
 
 /// What `cluster.json` says that is needed here.
@@ -111,7 +111,7 @@ impl World {
 
     /// Its processes.
     pub fn nodes(&self) -> Vec<Watched> {
-        self.regions.iter().map(|region| region.node.clone()).collect()
+        self.regions.iter().flat_map(|region| region.nodes.clone()).collect()
     }
 
     /// Creates a stream, and waits until every region knows it.
@@ -191,13 +191,16 @@ impl World {
 
 impl Region {
     fn new(entry: RegionEntry) -> Result<Self, BenchError> {
-        let [node] = &entry.nodes[..] else {
-            return Err(BenchError::wrong(format!("region {} should have one node", entry.name)));
+        let endpoints: Vec<String> = entry.nodes.iter().map(|node| node.endpoint.clone()).collect();
+        let Some(endpoint) = endpoints.first().cloned() else {
+            return Err(BenchError::wrong(format!("region {} has no node", entry.name)));
         };
         let options = ClientOptions { retry_for: PATIENCE, ..ClientOptions::default() };
-        let client = Client::connect(vec![node.endpoint.clone()], options)?;
-        let watched = Watched { name: format!("{}-{}", entry.name, node.id), pid: node.pid };
-        Ok(Self { client, endpoint: node.endpoint.clone(), node: watched, name: entry.name })
+        let client = Client::connect(endpoints, options)?;
+        let watched =
+            |node: &NodeEntry| Watched { name: format!("{}-{}", entry.name, node.id), pid: node.pid };
+        let nodes = entry.nodes.iter().map(watched).collect();
+        Ok(Self { client, endpoint, nodes, name: entry.name })
     }
 }
 
@@ -211,6 +214,6 @@ mod tests {
             {"id":1,"endpoint":"http://127.0.0.1:7401","admin":"http://127.0.0.1:7601","pid":4711,"dir":"d"}]}]}"#;
         let file: ClusterFile = serde_json::from_str(text).unwrap();
         let region = Region::new(file.regions.into_iter().next().unwrap()).unwrap();
-        assert_eq!(region.node, Watched { name: "us-1".to_owned(), pid: 4711 });
+        assert_eq!(region.nodes, [Watched { name: "us-1".to_owned(), pid: 4711 }]);
     }
 }

@@ -27,7 +27,7 @@ fn listed(world: &World, node: u32) -> Option<NodeRow> {
 }
 
 /// Formats, starts and admits a node, in that order, and waits until it takes part.
-fn add(world: &mut World, name: &str) {
+fn add(world: &mut World, name: &str, more: &[&str]) {
     let _ = world.with_config(&["format"], name).ok();
     world.launch(name);
     until(&format!("{name} says what it waits for"), WITHIN, || {
@@ -36,8 +36,9 @@ fn add(world: &mut World, name: &str) {
     });
     let id = world.id_of(name);
     assert!(!world.is_ready(name) && listed(world, id).is_none(), "nobody has admitted it");
-    let _ = world.with_config(&["node", "add"], name).ok();
-    let again = world.with_config(&["node", "add"], name).ok();
+    let line = [&["node", "add"], more].concat();
+    let _ = world.with_config(&line, name).ok();
+    let again = world.with_config(&line, name).ok();
     assert!(again.stderr.contains("was known"), "{again:?}");
     world.wait_ready(name);
     until(&format!("{name} takes part"), WITHIN, || {
@@ -74,7 +75,7 @@ fn nodes_are_added_under_load_and_replace_those_that_are_gone_for_good() {
 
     // A fourth comes, and replicas are moved to it.
     let fourth = world.prepare_node("us");
-    add(&mut world, &fourth);
+    add(&mut world, &fourth, &[]);
     let to = world.id_of(&fourth);
     let first = world.id_of("us-1");
     let moved: Vec<String> = world.settled_shards("us").iter().take(3).map(ShardRow::name).collect();
@@ -120,8 +121,12 @@ fn nodes_are_added_under_load_and_replace_those_that_are_gone_for_good() {
     world.kill9("us-2");
     load.next_answer(&runtime);
     let fifth = world.prepare_node("us");
-    add(&mut world, &fifth);
-    take_out(&world, "us-2");
+    let dead = world.id_of("us-2");
+    add(&mut world, &fifth, &["--replaces", &dead.to_string()]);
+    until("the dead one is out of the cluster by itself", WITHIN, || {
+        let row = listed(&world, dead);
+        if row.is_none() { Ok(()) } else { Err(format!("{row:?} {:?}", world.shards("us"))) }
+    });
     load.next_answer(&runtime);
 
     // Three are left, of which any may fail.

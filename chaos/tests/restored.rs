@@ -41,8 +41,71 @@ fn acked(acks: &[(String, Ack)], incarnation: u16) -> Vec<&String> {
     of.map(|(value, _)| value).collect()
 }
 
+/// Who has the region restored.
+#[derive(Clone, Copy, PartialEq)]
+enum By {
+    /// An operator, who names the lost disks.
+    Command,
+    /// Nobody: each new node was added in the place of a lost one.
+    Replacements,
+}
+
 #[test]
 fn a_region_without_its_majority_comes_back_under_its_next_incarnation() {
+    lives_on(By::Command);
+}
+
+#[test]
+fn a_region_comes_back_by_itself_once_a_majority_of_its_disks_is_replaced() {
+    lives_on(By::Replacements);
+}
+
+/// New nodes come in the lost ones' place.
+fn replace(world: &mut World, lost: &[&str; 2]) -> Vec<String> {
+    let alive = world.id_of("us-3").to_string();
+    let fresh: Vec<String> = lost.iter().map(|_| world.prepare_node("us")).collect();
+    for (name, old) in fresh.iter().zip(lost) {
+        let old = world.id_of(old).to_string();
+        let _ = world.with_config(&["format"], name).ok();
+        let add = |other: &str| world.with_config(&["node", "add", "--replaces", other], name);
+        let _ = add(&alive).failed_saying(&["its disk is not lost"]);
+        let _ = add("99").failed_saying(&["node 99 is no other node of that region"]);
+        let _ = add(&old).ok();
+        let _ = add(&old).ok();
+        world.launch(name);
+    }
+    fresh
+}
+
+/// New nodes are admitted, and an operator names the lost ones.
+fn restore(world: &mut World, lost: &[&str; 2]) -> Vec<String> {
+    let fresh: Vec<String> = (0..2).map(|_| world.prepare_node("us")).collect();
+    for name in &fresh {
+        let _ = world.with_config(&["format"], name).ok();
+        world.launch(name);
+        let _ = world.with_config(&["node", "add"], name).ok();
+    }
+    let both = lost.map(|name| world.id_of(name).to_string()).join(",");
+    let (first, left) = (world.id_of(lost[0]), world.id_of("us-3"));
+    let restore = |lost: &str, more: &[&str]| {
+        let mut line = vec!["region", "restore", "us", "--lost", lost];
+        line.extend(more);
+        world.cli(&line)
+    };
+    let _ = restore(&first.to_string(), &[]).failed_saying(&["is a majority"]);
+    let _ = restore(&format!("{first},{left}"), &[]).failed_saying(&["it is not lost"]);
+    let _ = restore("99", &[]).failed_saying(&["node 99 is not of region us"]);
+    let dry = restore(&both, &["--dry-run"]).ok();
+    let said = String::from_utf8_lossy(&dry.stdout);
+    assert!(said.contains("incarnation 1 ends, 2 begins") && said.contains("RECOVERED"), "{said}");
+    assert!(world.runs("us-3") && !world.is_ready(&fresh[0]), "a dry run changes nothing");
+
+    let _ = restore(&both, &[]).ok();
+    let _ = restore(&both, &[]);
+    fresh
+}
+
+fn lives_on(by: By) {
     let runtime = runtime();
     let setup = Setup { regions: &["us", "eu"], wan: "us-eu=10ms", settings: None };
     let mut world = World::start_with(setup, 3);
@@ -82,33 +145,13 @@ fn a_region_without_its_majority_comes_back_under_its_next_incarnation() {
     let mut open = send(BEFORE, UNDER_WAY);
     world.kill9("us-1");
     world.kill9("us-2");
-    let lost = ["us-1", "us-2"].map(|name| world.id_of(name).to_string()).join(",");
-    let left = world.id_of("us-3");
     open.extend(send(BEFORE + UNDER_WAY, MEANWHILE));
 
-    // New nodes are admitted, and wait: the region decides nothing.
-    let fresh: Vec<String> = (0..2).map(|_| world.prepare_node("us")).collect();
-    for name in &fresh {
-        let _ = world.with_config(&["format"], name).ok();
-        world.launch(name);
-        let _ = world.with_config(&["node", "add"], name).ok();
-    }
-    let restore = |world: &World, lost: &str, more: &[&str]| {
-        let mut line = vec!["region", "restore", "us", "--lost", lost];
-        line.extend(more);
-        world.cli(&line)
+    let lost = ["us-1", "us-2"];
+    let fresh = match by {
+        By::Command => restore(&mut world, &lost),
+        By::Replacements => replace(&mut world, &lost),
     };
-    let first = world.id_of("us-1").to_string();
-    let _ = restore(&world, &first, &[]).failed_saying(&["is a majority"]);
-    let _ = restore(&world, &format!("{first},{left}"), &[]).failed_saying(&["it is not lost"]);
-    let _ = restore(&world, "99", &[]).failed_saying(&["node 99 is not of region us"]);
-    let dry = restore(&world, &lost, &["--dry-run"]).ok();
-    let said = String::from_utf8_lossy(&dry.stdout);
-    assert!(said.contains("incarnation 1 ends, 2 begins") && said.contains("RECOVERED"), "{said}");
-    assert!(world.runs("us-3") && !world.is_ready(&fresh[0]), "a dry run changes nothing");
-
-    let _ = restore(&world, &lost, &[]).ok();
-    let _ = restore(&world, &lost, &[]);
     for name in fresh.iter().map(String::as_str).chain(["us-3"]) {
         world.wait_ready(name);
     }

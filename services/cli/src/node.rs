@@ -60,6 +60,10 @@ pub struct Add {
     /// What clients dial, as http://HOST:PORT.
     #[arg(long, value_name = "URL")]
     client: Option<String>,
+    /// A node of that region whose disk is lost, or given up for ever: once the new one is there the other is drained and
+    /// removed by itself. Said of a majority of a region, it lets the region go on under its next incarnation.
+    #[arg(long, value_name = "NODE")]
+    replaces: Option<u32>,
     /// Give up if no node answers for so long.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = human::parse_time)]
     timeout: Duration,
@@ -170,12 +174,14 @@ async fn add(args: Add) -> Outcome {
                 disk_uuid: text(&args.disk),
                 peer: url(&args.peer),
                 client: url(&args.client),
+                replaces: 0,
             };
             (request, Vec::new())
         }
     };
     let client = args.target.client(seeds, args.timeout)?;
     let (node, region) = (request.node, request.region.clone());
+    let request = AddNodeRequest { replaces: args.replaces.unwrap_or(0), ..request };
     if client.admin().add_node(request).await? {
         eprintln!("node {node} is admitted to region {region}; it joins once it runs: meridian node list");
     } else {
@@ -199,6 +205,7 @@ fn of_config(file: &Path) -> Result<(AddNodeRequest, Vec<String>), Failure> {
         disk_uuid: identity.disk.to_string(),
         peer,
         client,
+        replaces: 0,
     };
     Ok((request, seeds))
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use meridian_metadata::catalog::{self, Command, NODES_CHANGE, NodeRow, RestoreRegion};
 use meridian_metadata::placement::{Change, Join, NodeState};
+use meridian_region::answers;
 use meridian_types::limits::NODE_IDS;
 use meridian_types::{DiskUuid, Incarnation, NodeId, RegionName, Seq};
 use meridian_wire::{ApiError, Reason, endpoint, parse_uuid, v1};
@@ -78,6 +79,19 @@ impl Gateway {
             ));
         };
         let region = region.id;
+        let replaces = (request.replaces > 0).then_some(NodeId(request.replaces));
+        let is_said = |old| state.node(NodeId(request.node)).is_some_and(|row| row.replaces == Some(old));
+        if let Some(old) = replaces.filter(|old| !is_said(*old))
+            && answers(&state, old).await
+        {
+            return Err(ApiError::new(
+                Reason::CatalogRefused,
+                format!(
+                    "node {old} answers: its disk is not lost; add node {} without it, then `meridian node drain {old}`, or                      end node {old} first",
+                    request.node
+                ),
+            ));
+        }
         self.allow_changes().await?;
         let state = self.catalog().state();
         let known = state.node(NodeId(request.node));
@@ -91,6 +105,7 @@ impl Gateway {
             // What it knows it says itself once it is here.
             max_feature_level: known.map_or(state.feature_level(), |known| known.max_feature_level),
             added: known.is_none_or(|known| known.added),
+            replaces,
         };
         self.change_catalog(catalog::Change::RegisterNode(row)).await?;
         Ok(v1::AddNodeResponse { added: known.is_none() })

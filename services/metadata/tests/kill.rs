@@ -58,6 +58,7 @@ fn genesis() -> Genesis {
             client_address: "http://127.0.0.1:2".into(),
             max_feature_level: 1,
             added: false,
+            replaces: None,
         }],
     }
 }

@@ -38,6 +38,7 @@ fn register(net: &Net, id: u32, region: u16) -> Change {
         client_address: format!("http://127.0.0.1:{}", 8000 + id),
         max_feature_level: MAX_FEATURE_LEVEL,
         added: false,
+        replaces: None,
     })
 }
 

@@ -74,7 +74,8 @@ impl Sources {
 }
 
 fn turn(sources: Vec<Source>, turn: &mut usize) -> Option<Source> {
-    let place = *turn % sources.len().max(1);
+    // Where nobody is known, nobody's turn is over.
+    let place = turn.checked_rem(sources.len())?;
     *turn = turn.wrapping_add(1);
     sources.into_iter().nth(place)
 }

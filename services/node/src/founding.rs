@@ -321,6 +321,7 @@ async fn found(
                 client_address: node.client.clone(),
                 max_feature_level: MAX_FEATURE_LEVEL,
                 added: false,
+                replaces: None,
             })
         })
         .collect();

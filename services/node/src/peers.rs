@@ -185,6 +185,7 @@ mod tests {
             client_address: format!("http://127.0.0.1:{}", 9000 + id),
             max_feature_level: 2,
             added: false,
+            replaces: None,
         }
     }
 

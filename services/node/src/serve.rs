@@ -16,7 +16,7 @@ use meridian_mirror::{
     DurableBoard, Identity, LinkConfig, Links, Neighbours as _, PeerServer, RepairSources, Repairs, Source,
     Whereabouts,
 };
-use meridian_region::{Agent, Region, RegionConfig, RegionServer, keep_nodes};
+use meridian_region::{Agent, Region, RegionConfig, RegionServer, keep_nodes, keep_restored};
 use meridian_shard::{ByGroup, HostConfig, OpenError, ShardHost};
 use meridian_storage::index::{Index, IndexError, KvError, RocksConfig, RocksKeyValue};
 use meridian_storage::{
@@ -232,6 +232,8 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
     tasks.spawn(catalog.clone().keep_members(Rule::Catalog, members(catalog.clone())));
     let keeping = keep_nodes(me.region.clone(), placement.handle(), catalog.clone(), clock.clone());
     tasks.spawn(keeping);
+    let restoring = keep_restored(me.region.clone(), placement.handle(), catalog.clone(), clock.clone());
+    tasks.spawn(restoring);
     let joined = tokio::select! {
         joined = async {
             founding::join(&config, &me, &catalog, &ways, &*clock).await?;

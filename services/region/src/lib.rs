@@ -13,10 +13,12 @@ mod feeds;
 mod forward;
 mod nodes;
 mod region;
+mod restoring;
 mod server;
 mod way;
 
 pub use agent::{Agent, Shards};
 pub use nodes::keep_nodes;
 pub use region::{Region, RegionConfig, Route, WishError};
+pub use restoring::{answers, keep_restored};
 pub use server::RegionServer;

@@ -57,12 +57,21 @@ async fn keep_joined(placement: PlacementHandle, catalog: CatalogHandle, clock: 
         let due = placement.state().due(&catalog.state(), &seen);
         for change in due.joins {
             let Change::Join(Join { node, .. }) = change else { continue };
-            match join(&placement, change).await {
+            match propose(&placement, change).await {
                 Ok(()) => {
                     tracing::info!(%node, "the node is part of this region, at the addresses that the catalog says")
                 }
                 Err(why) if said.insert((node, why.clone())) => {
                     tracing::warn!(%node, why, "the node cannot join this region; trying on");
+                }
+                Err(_) => {}
+            }
+        }
+        for change in due.leaves {
+            match propose(&placement, change.clone()).await {
+                Ok(()) => tracing::info!(?change, "another node came in its place"),
+                Err(why) if said.insert((NodeId(0), why.clone())) => {
+                    tracing::warn!(?change, why, "a node that was replaced is not yet gone; trying on");
                 }
                 Err(_) => {}
             }
@@ -81,7 +90,7 @@ async fn keep_joined(placement: PlacementHandle, catalog: CatalogHandle, clock: 
     }
 }
 
-async fn join(placement: &PlacementHandle, change: Change) -> Result<(), String> {
+async fn propose(placement: &PlacementHandle, change: Change) -> Result<(), String> {
     let command = Command { changes: vec![change] }.to_bytes();
     let reply = placement.propose_bytes(command, PROPOSE_WITHIN).await.map_err(|error| error.to_string())?;
     let outcomes = reply_from_bytes(&reply).map_err(|error| error.to_string())?;

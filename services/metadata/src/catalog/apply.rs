@@ -112,7 +112,7 @@ impl Catalog {
             self.regions.insert_mut(region.id, Arc::new(region));
         }
         for node in genesis.nodes {
-            self.nodes.insert_mut(node.id, Arc::new(NodeRow { added: false, ..node }));
+            self.nodes.insert_mut(node.id, Arc::new(NodeRow { added: false, replaces: None, ..node }));
         }
         let tenant = TenantRow { id: TenantId::DEFAULT, name: TenantName::default() };
         self.tenants.insert_mut(tenant.id, Arc::new(tenant));

@@ -191,6 +191,7 @@ impl From<&NodeRow> for v1::CatalogNode {
             client_address: node.client_address.clone(),
             max_feature_level: node.max_feature_level,
             added: node.added,
+            replaces: node.replaces.map_or(0, |old| old.0),
         }
     }
 }
@@ -207,6 +208,7 @@ impl TryFrom<v1::CatalogNode> for NodeRow {
             client_address: wire.client_address,
             max_feature_level: wire.max_feature_level,
             added: wire.added,
+            replaces: (wire.replaces > 0).then_some(NodeId(wire.replaces)),
         })
     }
 }

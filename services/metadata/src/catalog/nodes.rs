@@ -30,11 +30,12 @@ impl Catalog {
         }
         self.check_id_and_disk(&node)?;
         self.check_addresses(&node)?;
-        let added = match self.node(node.id) {
-            Some(known) => known.added,
-            None => true,
+        let (added, known) = match self.node(node.id) {
+            Some(known) => (known.added, known.replaces),
+            None => (true, None),
         };
-        let node = Arc::new(NodeRow { added, ..node });
+        let replaces = self.check_replaced(&node, known)?;
+        let node = Arc::new(NodeRow { added, replaces, ..node });
         self.nodes.insert_mut(node.id, Arc::clone(&node));
         Ok(Outcome::NodeRegistered(node))
     }
@@ -84,6 +85,33 @@ impl Catalog {
             )),
             None => Ok(()),
         }
+    }
+
+    /// In whose place the node came: once said, it stays.
+    fn check_replaced(&self, node: &NodeRow, known: Option<NodeId>) -> Result<Option<NodeId>, Refusal> {
+        let Some(old) = node.replaces.filter(|old| known != Some(*old)) else { return Ok(known) };
+        if let Some(known) = known {
+            let message = format!("node {} came in the place of node {known}, not of {old}", node.id);
+            return Err(refuse(Code::NodeChanged, message));
+        }
+        match self.node(old) {
+            Some(row) if old != node.id && row.region == node.region => {}
+            _ if self.is_removed(old) => {
+                let message = format!("node {old} was removed already; add node {} without it", node.id);
+                return Err(refuse(Code::NodeRemoved, message));
+            }
+            _ => {
+                let message = format!("node {old} is no other node of that region; list the nodes");
+                return Err(refuse(Code::NodeNotFound, message));
+            }
+        }
+        if let Some(other) = self.nodes().find(|other| other.replaces == Some(old)) {
+            return Err(refuse(
+                Code::NodeChanged,
+                format!("node {} replaces node {old}; add node {} without it", other.id, node.id),
+            ));
+        }
+        Ok(Some(old))
     }
 
     /// Two nodes under one address would answer for each other.

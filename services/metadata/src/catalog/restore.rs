@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use meridian_types::{Incarnation, NodeId};
+use meridian_types::{Incarnation, NodeId, RegionName};
 
 use super::apply::{malformed, refuse};
 use super::command::RestoreRegion;
 use super::reply::{Outcome, Refusal, RefusalCode as Code, Reply};
-use super::rows::RegionRow;
+use super::rows::{NodeRow, RegionRow};
 use super::state::Catalog;
 
 impl Catalog {
@@ -50,6 +50,34 @@ impl Catalog {
         let row = Arc::new(row);
         self.regions.insert_mut(row.id, Arc::clone(&row));
         Ok(Outcome::RegionRestored(row))
+    }
+
+    /// The restore that is due because the disks of a majority of those that decide in a region were replaced, but for what is
+    /// recovered; none: there is none. `voters`: who decides, as one of them knows it; empty where nobody is left who does, and
+    /// then all that came in nobody's place count.
+    pub fn due_restore(&self, region: &RegionName, voters: &BTreeSet<NodeId>) -> Option<RestoreRegion> {
+        let region = self.region_named(region)?;
+        let rows = || self.nodes().filter(|row| row.region == region.id);
+        let replaced: BTreeSet<NodeId> = rows().filter_map(|row| row.replaces).collect();
+        let lost: Vec<NodeId> = rows().map(|row| row.id).filter(|id| replaced.contains(id)).collect();
+        let came_first = || rows().filter(|row| row.replaces.is_none()).map(|row| row.id);
+        let voters = if voters.is_empty() { came_first().collect() } else { voters.clone() };
+        let left = voters.iter().filter(|id| !replaced.contains(id)).count();
+        let is_due = !lost.is_empty() && left <= voters.len() / 2;
+        is_due.then(|| RestoreRegion {
+            region: region.id,
+            incarnation: region.incarnation,
+            voters: voters.into_iter().collect(),
+            lost,
+            recovered: Vec::new(),
+        })
+    }
+
+    /// Who may hold what the region wrote, and must be asked before it is restored: everyone but the lost, and but those that
+    /// came in their place and were never part of the region.
+    pub fn may_hold(&self, restore: &RestoreRegion) -> Vec<Arc<NodeRow>> {
+        let took_part = |row: &NodeRow| row.region != restore.region || restore.voters.contains(&row.id);
+        self.nodes().filter(|row| took_part(row) && !restore.lost.contains(&row.id)).cloned().collect()
     }
 
     /// Who founds the region's placement anew.

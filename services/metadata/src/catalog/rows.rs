@@ -65,6 +65,8 @@ pub struct NodeRow {
     pub max_feature_level: u32,
     /// It came after the genesis. The machine says so, whatever a command says.
     pub added: bool,
+    /// The node whose disk is lost, or given up, and in whose place this one came.
+    pub replaces: Option<NodeId>,
 }
 
 /// A tenant.

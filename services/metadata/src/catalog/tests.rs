@@ -27,6 +27,7 @@ fn node(id: u32, region: u16, disk: u128) -> NodeRow {
         client_address: format!("http://127.0.0.1:{}", 8000 + id),
         max_feature_level: MAX_FEATURE_LEVEL,
         added: false,
+        replaces: None,
     }
 }
 
@@ -453,4 +454,59 @@ fn a_region_is_restored_once_and_never_while_it_has_its_majority() {
     let after = twice.clone();
     assert_eq!(code(twice.apply(at(4, restore(1, &[1, 3, 4], &[3, 4], 16)))), RefusalCode::VersionConflict);
     assert_eq!(twice, after, "a refusal changes nothing");
+}
+
+#[test]
+fn a_node_comes_in_the_place_of_one_other_of_its_region() {
+    let mut catalog = founded();
+    let new = |id: u32, replaces: u32| {
+        let row = node(id, 1, 0xD0 + u128::from(id));
+        Change::RegisterNode(NodeRow { replaces: Some(NodeId(replaces)), ..row })
+    };
+    let code = |catalog: &mut Catalog, change| catalog.apply(at(9, change)).unwrap_err().code;
+    assert_eq!(code(&mut catalog, new(9, 9)), RefusalCode::NodeNotFound, "itself");
+    assert_eq!(code(&mut catalog, new(9, 2)), RefusalCode::NodeNotFound, "another region's");
+    assert_eq!(code(&mut catalog, new(9, 77)), RefusalCode::NodeNotFound);
+    catalog.apply(at(9, new(9, 1))).unwrap();
+    catalog.apply(at(9, new(9, 1))).unwrap();
+    assert_eq!(code(&mut catalog, new(8, 1)), RefusalCode::NodeChanged, "node 9 does already");
+    let Change::RegisterNode(plain) = new(9, 1) else { unreachable!() };
+    catalog.apply(at(9, Change::RegisterNode(NodeRow { replaces: None, ..plain }))).unwrap();
+    assert_eq!(catalog.node(NodeId(9)).unwrap().replaces, Some(NodeId(1)), "once said, it stays");
+    catalog.apply(at(9, Change::RemoveNode(NodeId(1)))).unwrap();
+    catalog.apply(at(9, new(9, 1))).unwrap();
+    assert_eq!(code(&mut catalog, new(8, 1)), RefusalCode::NodeRemoved);
+}
+
+#[test]
+fn a_restore_is_due_once_a_majority_of_those_that_decide_is_replaced() {
+    let mut catalog = founded();
+    let us = RegionName::new("us").unwrap();
+    let ids = |ids: &[u32]| ids.iter().map(|id| NodeId(*id)).collect::<BTreeSet<_>>();
+    let add = |catalog: &mut Catalog, id: u32, replaces: Option<u32>| {
+        let row = NodeRow { replaces: replaces.map(NodeId), ..node(id, 1, 0xD0 + u128::from(id)) };
+        catalog.apply(at(9, Change::RegisterNode(row))).unwrap();
+    };
+    for id in [11, 12] {
+        add(&mut catalog, id, None);
+    }
+    let voters = ids(&[1, 11, 12]);
+    assert_eq!(catalog.due_restore(&us, &voters), None);
+    add(&mut catalog, 21, Some(1));
+    assert_eq!(catalog.due_restore(&us, &voters), None, "two of three are left: placement sees to it");
+    assert_eq!(catalog.due_restore(&us, &ids(&[])), None, "nor where those that came first are counted");
+    add(&mut catalog, 22, Some(11));
+    let restore = catalog.due_restore(&us, &voters).unwrap();
+    assert_eq!(restore.lost, [NodeId(1), NodeId(11)]);
+    assert_eq!(catalog.due_restore(&us, &ids(&[])), Some(restore.clone()));
+    assert!(catalog.due_restore(&us, &ids(&[1, 11, 12, 21])).is_some(), "two of four are no majority");
+    assert_eq!(catalog.due_restore(&us, &ids(&[1, 11, 12, 21, 22])), None, "three of five are one");
+    let asked: Vec<u32> = catalog.may_hold(&restore).iter().map(|row| row.id.0).collect();
+    assert!(
+        asked.contains(&12) && asked.contains(&2) && ![1, 11, 21, 22].iter().any(|id| asked.contains(id)),
+        "{asked:?}"
+    );
+    catalog.apply(at(9, Change::RestoreRegion(restore))).unwrap();
+    assert_eq!(catalog.due_restore(&us, &ids(&[12, 21, 22])), None, "done");
+    assert_eq!(catalog.due_restore(&us, &ids(&[])), None);
 }

@@ -4,6 +4,8 @@
 use meridian_types::NodeId;
 
 use super::command::{Change, Join};
+use super::nodes::uses;
+use super::rows::NodeState;
 use super::state::Placement;
 use crate::catalog::Catalog;
 use crate::members::Seen;
@@ -13,6 +15,8 @@ use crate::members::Seen;
 pub struct Due {
     /// Changes of placement: nodes that join, or have moved to other addresses.
     pub joins: Vec<Change>,
+    /// Changes of placement: nodes that were replaced are emptied, and removed once they are empty.
+    pub leaves: Vec<Change>,
     /// Nodes that placement has removed for ever and the catalog still has.
     pub gone: Vec<NodeId>,
 }
@@ -43,7 +47,23 @@ impl Placement {
                 }));
             }
         }
+        due.leaves = self.replaced(catalog).filter_map(|node| self.leave(node)).collect();
         due
+    }
+
+    /// Nodes in whose place others have joined.
+    fn replaced(&self, catalog: &Catalog) -> impl Iterator<Item = NodeId> {
+        let joined = catalog.nodes().filter(|row| self.node(row.id).is_some());
+        joined.filter_map(|row| row.replaces).filter(|old| self.node(*old).is_some())
+    }
+
+    /// The next step out of the region; none: others are at work.
+    fn leave(&self, node: NodeId) -> Option<Change> {
+        if self.node(node)?.state != NodeState::Draining {
+            return Some(Change::Drain { node });
+        }
+        let is_used = self.shards().any(|(_, row)| uses(row, node));
+        (!is_used).then_some(Change::Remove { node })
     }
 }
 
@@ -51,12 +71,12 @@ impl Placement {
 mod tests {
     use std::collections::BTreeMap;
 
-    use meridian_types::{RegionId, Timestamp};
+    use meridian_types::{Incarnation, Origin, RegionId, ShardId, ShardNo, Timestamp};
 
     use super::*;
     use crate::catalog::{self, MAX_FEATURE_LEVEL, NodeRow};
     use crate::members::Reach;
-    use crate::placement::{Found, NodeState};
+    use crate::placement::Found;
     use crate::testing::{CLUSTER, disk, genesis};
 
     fn row(id: u32, region: u16) -> NodeRow {
@@ -68,6 +88,7 @@ mod tests {
             client_address: format!("http://127.0.0.1:{}", 8000 + id),
             max_feature_level: MAX_FEATURE_LEVEL,
             added: false,
+            replaces: None,
         }
     }
 
@@ -103,7 +124,7 @@ mod tests {
         }
         seen.members = BTreeMap::from([(NodeId(3), Reach::There)]);
         let due = placement.due(&catalog, &seen);
-        assert_eq!(due, Due { joins: vec![Change::Join(join(&third))], gone: vec![] });
+        assert_eq!(due, Due { joins: vec![Change::Join(join(&third))], ..Due::default() });
         placement.change(due.joins[0].clone()).unwrap();
         assert_eq!(placement.due(&catalog, &seen), Due::default());
 
@@ -116,7 +137,49 @@ mod tests {
         assert_eq!(placement.node(NodeId(3)).unwrap().state, NodeState::Draining, "it drains all the same");
 
         placement.change(Change::Remove { node: NodeId(3) }).unwrap();
-        assert_eq!(placement.due(&catalog, &seen), Due { joins: vec![], gone: vec![NodeId(3)] });
+        assert_eq!(placement.due(&catalog, &seen), Due { gone: vec![NodeId(3)], ..Due::default() });
+        apply(&mut catalog, catalog::Change::RemoveNode(NodeId(3)));
+        assert_eq!(placement.due(&catalog, &seen), Due::default());
+    }
+
+    #[test]
+    fn a_node_that_was_replaced_is_emptied_once_the_other_is_there_and_then_removed() {
+        let mut catalog = Catalog::default();
+        let apply = |catalog: &mut Catalog, change| {
+            catalog.apply(catalog::Command::new(Timestamp(1), change)).unwrap();
+        };
+        apply(&mut catalog, catalog::Change::Genesis(genesis(&[1, 2])));
+        let old = NodeRow { region: RegionId(1), ..row(3, 1) };
+        let new = NodeRow { replaces: Some(NodeId(3)), ..row(4, 1) };
+        apply(&mut catalog, catalog::Change::RegisterNode(old.clone()));
+        let mut placement = Placement::default();
+        let nodes = [row(1, 1), old].iter().map(join).collect();
+        let found = Found { cluster: CLUSTER, region: RegionId(1), replication: 1, nodes };
+        placement.change(Change::Found(found)).unwrap();
+        apply(&mut catalog, catalog::Change::RegisterNode(new.clone()));
+        let seen = Seen { members: BTreeMap::from([(NodeId(4), Reach::Behind)]), ..Seen::default() };
+        assert_eq!(
+            placement.due(&catalog, &seen),
+            Due::default(),
+            "nothing is given up before the new node is there"
+        );
+
+        placement.change(Change::Join(join(&new))).unwrap();
+        let due = placement.due(&catalog, &seen);
+        assert_eq!(due.leaves, [Change::Drain { node: NodeId(3) }]);
+        placement.change(due.leaves[0].clone()).unwrap();
+        let mut holding = placement.clone();
+        let origin = Origin { region: RegionId(1), incarnation: Incarnation(1) };
+        let shard = ShardId { origin, no: ShardNo(0) };
+        holding.change(Change::Undrain { node: NodeId(3) }).unwrap();
+        holding.change(Change::Create { shard, members: vec![NodeId(3)] }).unwrap();
+        holding.change(Change::Drain { node: NodeId(3) }).unwrap();
+        assert_eq!(holding.due(&catalog, &seen).leaves, [], "its replica is to move first");
+        let due = placement.due(&catalog, &seen);
+        assert_eq!(due.leaves, [Change::Remove { node: NodeId(3) }], "it holds nothing");
+        placement.change(due.leaves[0].clone()).unwrap();
+        let due = placement.due(&catalog, &seen);
+        assert_eq!((due.leaves, due.gone), (vec![], vec![NodeId(3)]));
         apply(&mut catalog, catalog::Change::RemoveNode(NodeId(3)));
         assert_eq!(placement.due(&catalog, &seen), Due::default());
     }

@@ -173,7 +173,7 @@ impl Placement {
 }
 
 /// Whether the node has or shall have a part in the shard. The set before counts: elections may still need it.
-fn uses(row: &ShardRow, node: NodeId) -> bool {
+pub(super) fn uses(row: &ShardRow, node: NodeId) -> bool {
     row.is_voter(node)
         || row.learner == Some(node)
         || row.moving.is_some_and(|moving| moving.from == node || moving.to == node)

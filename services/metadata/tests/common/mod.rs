@@ -208,6 +208,7 @@ pub fn genesis(net: &Net, nodes: &[u32]) -> Genesis {
                 client_address: format!("http://127.0.0.1:{}", 8000 + id),
                 max_feature_level: MAX_FEATURE_LEVEL,
                 added: false,
+                replaces: None,
             })
             .collect(),
     }

@@ -18,8 +18,8 @@ mod testing;
 
 pub use group::{
     BootstrapError, CatalogGroup, CatalogHandle, Config, Group, GroupHandle, NoChannel, OnFatal,
-    PeerChannels, PlacementGroup, PlacementHandle, ProposeError, RaftServer, RaftServers, Role, StartError,
-    Status, WantedNodes, abort,
+    PeerChannels, PlacementGroup, PlacementHandle, ProposeError, RaftServer, RaftServers, Role, Standing,
+    StartError, Status, WantedNodes, abort,
 };
 pub use machine::{Machine, Unsupported};
 pub use store::{Identity, StoreError};

@@ -2,9 +2,9 @@
 //!
 //! That their disks are lost was said by an operator, one by one, as the new nodes were added; here only the rest is done that
 //! `meridian region restore` would. More careful than an operator may be: it waits until everyone answers who may
-//! still hold something, so that nothing is given up that is only out of reach.
+//! still hold something, or know of another set of voters, so that nothing is given up that is only out of reach.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,24 +37,45 @@ pub async fn keep_restored(
     let mut said = String::new();
     loop {
         looks.tick().await;
-        let status = placement.status();
-        if status.leader.is_some() {
+        let standing = placement.standing_of(placement.status().node, ANSWER_WITHIN).await;
+        if standing.is_none_or(|standing| standing.leader.is_some()) {
             led = Instant::now();
         }
-        let due = catalog.state().due_restore(&region, &status.voters.into_iter().collect());
-        let Some(restore) = due.filter(|_| led.elapsed() >= LEADERLESS) else { continue };
-        if let Err(why) = attempt(&catalog, restore, &*clock).await
+        if led.elapsed() < LEADERLESS || catalog.state().replaced(&region).is_empty() {
+            continue;
+        }
+        if let Err(why) = attempt(&region, &placement, &catalog, &*clock).await
             && why != said
         {
-            tracing::warn!(%region, why, "the region has lost a majority of its disks and is not yet restored; trying on");
+            tracing::warn!(%region, why, "disks of this region were replaced and nobody leads it; it is not yet restored; trying on");
             said = why;
         }
     }
 }
 
-async fn attempt(catalog: &CatalogHandle, restore: RestoreRegion, clock: &dyn Clock) -> Result<(), String> {
+async fn attempt(
+    region: &RegionName,
+    placement: &PlacementHandle,
+    catalog: &CatalogHandle,
+    clock: &dyn Clock,
+) -> Result<(), String> {
     let state = catalog.state();
-    let asked = state.may_hold(&restore);
+    let remaining = state.remaining(region);
+    let asked = remaining.iter().map(|node| placement.standing_of(*node, ANSWER_WITHIN));
+    let mut standings = Vec::new();
+    let mut strangers = BTreeSet::new();
+    for (node, standing) in remaining.iter().zip(join_all(asked).await) {
+        // Whoever does not say how placement stands may be one of a majority that lives.
+        let standing =
+            standing.ok_or_else(|| format!("node {node} does not say how placement stands; start it"))?;
+        if standing.configs.is_empty() {
+            strangers.insert(*node);
+        }
+        standings.push(standing);
+    }
+    let restore = state.due_restore(region, &standings);
+    let restore = restore.ok_or("a majority of those that decide is left; start them")?;
+    let asked = state.may_hold(&restore, &strangers);
     let answers = join_all(asked.iter().map(|node| held_by(node))).await;
     let mut silent = Vec::new();
     let mut said = Vec::new();

@@ -1,6 +1,6 @@
 //! `meridian region restore`: a region that lost a majority of its disks goes on under its next incarnation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clap::Args;
@@ -167,13 +167,13 @@ fn plan(topology: &GetTopologyResponse, region: &str, lost: &[u32], said: &[Said
     })
 }
 
-/// Those that take part in the region, as one of them knows it; where none answers, all that the catalog has: the more, the more
-/// must be named as lost.
+/// Those that take part in the region, as any of them knows it, for one may have been away while others came; where none
+/// answers, all that the catalog has: the more, the more must be named as lost.
 fn voters(region: &str, nodes: &[u32], said: &[Said]) -> Vec<u32> {
-    let survivor = said.iter().find(|said| said.shards.region == region);
-    let joined = survivor.into_iter().flat_map(|said| &said.topology.nodes);
-    let joined: Vec<u32> = joined.filter(|node| node.joined == Some(true)).map(|node| node.id).collect();
-    if joined.is_empty() { nodes.to_vec() } else { joined }
+    let survivors = said.iter().filter(|said| said.shards.region == region);
+    let joined = survivors.flat_map(|said| &said.topology.nodes).filter(|node| node.joined == Some(true));
+    let joined: BTreeSet<u32> = joined.map(|node| node.id).filter(|node| nodes.contains(node)).collect();
+    if joined.is_empty() { nodes.to_vec() } else { joined.into_iter().collect() }
 }
 
 /// The longest that anyone holds of a shard. What is applied was committed, in every copy.
@@ -315,6 +315,14 @@ mod tests {
         assert_eq!(all_lost.voters, [1, 2, 3, 4], "nobody can say who decided: all that there are");
         let nobody = plan(&topology(&[]), "us", &[1, 2, 3], &[]).unwrap();
         assert_eq!((nobody.missing_events, nobody.shards[0].node), (None, None));
+    }
+
+    #[test]
+    fn who_was_away_while_others_came_to_decide_does_not_say_alone_who_does() {
+        let mut newer = said(4, "us", [9, 9], 0);
+        newer.topology = topology(&[3, 4]);
+        let plan = plan(&topology(&[]), "us", &[1, 2], &[said(3, "us", [5, 5], 0), newer]).unwrap();
+        assert_eq!(plan.voters, [1, 2, 3, 4], "the catalog refuses it, if more than half of these are left");
     }
 
     #[test]

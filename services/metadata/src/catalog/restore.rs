@@ -10,6 +10,7 @@ use super::command::RestoreRegion;
 use super::reply::{Outcome, Refusal, RefusalCode as Code, Reply};
 use super::rows::{NodeRow, RegionRow};
 use super::state::Catalog;
+use crate::group::Standing;
 
 impl Catalog {
     /// The entry that fences what was: the lost disks are refused for ever, the old incarnation writes no more, and the
@@ -52,32 +53,61 @@ impl Catalog {
         Ok(Outcome::RegionRestored(row))
     }
 
-    /// The restore that is due because the disks of a majority of those that decide in a region were replaced, but for what is
-    /// recovered; none: there is none. `voters`: who decides, as one of them knows it; empty where nobody is left who does, and
-    /// then all that came in nobody's place count.
-    pub fn due_restore(&self, region: &RegionName, voters: &BTreeSet<NodeId>) -> Option<RestoreRegion> {
-        let region = self.region_named(region)?;
-        let rows = || self.nodes().filter(|row| row.region == region.id);
+    /// The nodes of a region whose disks are lost or given up: others came in their place, and they are not yet removed.
+    pub fn replaced(&self, region: &RegionName) -> BTreeSet<NodeId> {
+        let Some(region) = self.region_named(region).map(|row| row.id) else { return BTreeSet::new() };
+        let rows = || self.nodes().filter(|row| row.region == region);
         let replaced: BTreeSet<NodeId> = rows().filter_map(|row| row.replaces).collect();
-        let lost: Vec<NodeId> = rows().map(|row| row.id).filter(|id| replaced.contains(id)).collect();
-        let came_first = || rows().filter(|row| row.replaces.is_none()).map(|row| row.id);
-        let voters = if voters.is_empty() { came_first().collect() } else { voters.clone() };
-        let left = voters.iter().filter(|id| !replaced.contains(id)).count();
-        let is_due = !lost.is_empty() && left <= voters.len() / 2;
-        is_due.then(|| RestoreRegion {
-            region: region.id,
-            incarnation: region.incarnation,
+        rows().map(|row| row.id).filter(|id| replaced.contains(id)).collect()
+    }
+
+    /// The nodes of a region that are not lost.
+    pub fn remaining(&self, region: &RegionName) -> BTreeSet<NodeId> {
+        let lost = self.replaced(region);
+        let of_it = self.region_named(region).map(|row| row.id);
+        let rows = self.nodes().filter(|row| Some(row.region) == of_it);
+        rows.map(|row| row.id).filter(|id| !lost.contains(id)).collect()
+    }
+
+    /// The restore, but for what is recovered, that is due because the disks of a majority of those that decide in a region were
+    /// replaced; none: none is. `standings`: how placement looks from *every* node that remains: whatever set of voters had a
+    /// majority left, one of them would know of it.
+    pub fn due_restore(&self, region: &RegionName, standings: &[Standing]) -> Option<RestoreRegion> {
+        let lost = self.replaced(region);
+        let row = self.region_named(region)?;
+        let known: Vec<&Standing> =
+            standings.iter().filter(|standing| !standing.configs.is_empty()).collect();
+        let is_led = standings.iter().any(|standing| standing.leader.is_some());
+        if lost.is_empty() || is_led || !known.iter().all(|standing| standing.is_lost_without(&lost)) {
+            return None;
+        }
+        let voters = match known.first() {
+            // One of its sets is lost: that one, for the catalog looks at one.
+            Some(standing) => {
+                let mut sets = standing.configs.iter();
+                sets.find(|set| set.difference(&lost).count() <= set.len() / 2)?.clone()
+            }
+            // Nobody is left who took part: those that came in nobody's place did.
+            None => {
+                let of_it = self.nodes().filter(|node| node.region == row.id && node.replaces.is_none());
+                let first: BTreeSet<NodeId> = of_it.map(|node| node.id).collect();
+                Some(first).filter(|first| first.is_subset(&lost))?
+            }
+        };
+        Some(RestoreRegion {
+            region: row.id,
+            incarnation: row.incarnation,
             voters: voters.into_iter().collect(),
-            lost,
+            lost: lost.into_iter().collect(),
             recovered: Vec::new(),
         })
     }
 
     /// Who may hold what the region wrote, and must be asked before it is restored: everyone but the lost, and but those that
-    /// came in their place and were never part of the region.
-    pub fn may_hold(&self, restore: &RestoreRegion) -> Vec<Arc<NodeRow>> {
-        let took_part = |row: &NodeRow| row.region != restore.region || restore.voters.contains(&row.id);
-        self.nodes().filter(|row| took_part(row) && !restore.lost.contains(&row.id)).cloned().collect()
+    /// came in their place and know of nobody who decides. `strangers`: these.
+    pub fn may_hold(&self, restore: &RestoreRegion, strangers: &BTreeSet<NodeId>) -> Vec<Arc<NodeRow>> {
+        let asked = |row: &&Arc<NodeRow>| !restore.lost.contains(&row.id) && !strangers.contains(&row.id);
+        self.nodes().filter(asked).cloned().collect()
     }
 
     /// Who founds the region's placement anew.

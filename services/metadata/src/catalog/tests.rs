@@ -12,6 +12,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::*;
+use crate::group::Standing;
 use crate::machine::Machine;
 
 fn region(id: u16, name: &str) -> RegionRow {
@@ -479,10 +480,12 @@ fn a_node_comes_in_the_place_of_one_other_of_its_region() {
 }
 
 #[test]
-fn a_restore_is_due_once_a_majority_of_those_that_decide_is_replaced() {
+fn a_restore_is_due_once_no_set_of_voters_that_anyone_knows_of_has_a_majority_left() {
     let mut catalog = founded();
     let us = RegionName::new("us").unwrap();
-    let ids = |ids: &[u32]| ids.iter().map(|id| NodeId(*id)).collect::<BTreeSet<_>>();
+    let set = |ids: &[u32]| ids.iter().map(|id| NodeId(*id)).collect::<BTreeSet<_>>();
+    let seen = |ids: &[u32]| Standing { configs: vec![set(ids)], leader: None };
+    let nothing = Standing::default();
     let add = |catalog: &mut Catalog, id: u32, replaces: Option<u32>| {
         let row = NodeRow { replaces: replaces.map(NodeId), ..node(id, 1, 0xD0 + u128::from(id)) };
         catalog.apply(at(9, Change::RegisterNode(row))).unwrap();
@@ -490,23 +493,44 @@ fn a_restore_is_due_once_a_majority_of_those_that_decide_is_replaced() {
     for id in [11, 12] {
         add(&mut catalog, id, None);
     }
-    let voters = ids(&[1, 11, 12]);
-    assert_eq!(catalog.due_restore(&us, &voters), None);
+    assert_eq!(catalog.due_restore(&us, &[seen(&[1, 11, 12])]), None);
+    assert_eq!(catalog.due_restore(&us, &[]), None);
     add(&mut catalog, 21, Some(1));
-    assert_eq!(catalog.due_restore(&us, &voters), None, "two of three are left: placement sees to it");
-    assert_eq!(catalog.due_restore(&us, &ids(&[])), None, "nor where those that came first are counted");
-    add(&mut catalog, 22, Some(11));
-    let restore = catalog.due_restore(&us, &voters).unwrap();
-    assert_eq!(restore.lost, [NodeId(1), NodeId(11)]);
-    assert_eq!(catalog.due_restore(&us, &ids(&[])), Some(restore.clone()));
-    assert!(catalog.due_restore(&us, &ids(&[1, 11, 12, 21])).is_some(), "two of four are no majority");
-    assert_eq!(catalog.due_restore(&us, &ids(&[1, 11, 12, 21, 22])), None, "three of five are one");
-    let asked: Vec<u32> = catalog.may_hold(&restore).iter().map(|row| row.id.0).collect();
-    assert!(
-        asked.contains(&12) && asked.contains(&2) && ![1, 11, 21, 22].iter().any(|id| asked.contains(id)),
-        "{asked:?}"
+    assert_eq!(
+        catalog.due_restore(&us, &[seen(&[1, 11, 12])]),
+        None,
+        "two of three are left: placement sees to it"
     );
-    catalog.apply(at(9, Change::RestoreRegion(restore))).unwrap();
-    assert_eq!(catalog.due_restore(&us, &ids(&[12, 21, 22])), None, "done");
-    assert_eq!(catalog.due_restore(&us, &ids(&[])), None);
+    assert_eq!(catalog.due_restore(&us, &[nothing.clone()]), None, "11 and 12 took part, and are not lost");
+    add(&mut catalog, 22, Some(11));
+    assert_eq!(catalog.remaining(&us), set(&[12, 21, 22]));
+    let restore = catalog.due_restore(&us, &[seen(&[1, 11, 12]), nothing.clone(), nothing.clone()]).unwrap();
+    assert_eq!(
+        (&restore.lost[..], &restore.voters[..]),
+        (&[NodeId(1), NodeId(11)][..], &[NodeId(1), NodeId(11), NodeId(12)][..])
+    );
+    // Node 12 was away while 21 and 22 came to decide: what it knows is old.
+    let stale = [seen(&[1, 11, 12]), seen(&[12, 21, 22]), seen(&[12, 21, 22])];
+    assert_eq!(catalog.due_restore(&us, &stale), None);
+    let led = Standing { leader: Some(NodeId(11)), ..seen(&[1, 11, 12]) };
+    assert_eq!(catalog.due_restore(&us, &[led]), None, "somebody leads: it is not lost");
+    let joint = Standing { configs: vec![set(&[1, 11, 12]), set(&[1, 11, 12, 21, 22])], leader: None };
+    assert_eq!(catalog.due_restore(&us, &[joint]).unwrap().voters, [NodeId(1), NodeId(11), NodeId(12)]);
+
+    let asked = |strangers: &[u32]| -> Vec<u32> {
+        catalog.may_hold(&restore, &set(strangers)).iter().map(|row| row.id.0).collect()
+    };
+    assert_eq!((asked(&[21, 22]), asked(&[22])), (vec![2, 12], vec![2, 12, 21]));
+    catalog.apply(at(9, Change::RestoreRegion(restore.clone()))).unwrap();
+    assert_eq!(catalog.due_restore(&us, &[seen(&[1, 11, 12])]), None, "done");
+}
+
+#[test]
+fn where_nobody_is_left_who_decided_all_that_came_first_must_be_lost() {
+    let mut catalog = founded();
+    let us = RegionName::new("us").unwrap();
+    let row = NodeRow { replaces: Some(NodeId(1)), ..node(21, 1, 0xE1) };
+    catalog.apply(at(9, Change::RegisterNode(row))).unwrap();
+    let restore = catalog.due_restore(&us, &[Standing::default()]).unwrap();
+    assert_eq!((restore.voters, restore.lost), (vec![NodeId(1)], vec![NodeId(1)]));
 }

@@ -13,6 +13,7 @@ mod peers;
 mod propose;
 mod server;
 mod session;
+mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ pub use keeper::WantedNodes;
 pub use peers::{NoChannel, PeerChannels};
 pub use propose::{BootstrapError, ProposeError};
 pub use server::{RaftServer, RaftServers};
+pub use standing::Standing;
 
 use crate::catalog::Catalog;
 use crate::machine::Machine;

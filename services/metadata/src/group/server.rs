@@ -206,6 +206,19 @@ impl<M: Machine> RaftServer<M> {
     }
 }
 
+impl<M: Machine> RaftServer<M> {
+    async fn standing(
+        &self,
+        request: Request<v1::RaftStandingRequest>,
+    ) -> Result<Response<v1::RaftStandingResponse>, Status> {
+        self.run(|shared| async move {
+            let raft = admit(&shared, request.get_ref().header.as_ref())?;
+            Ok(Shared::answer_standing(&raft))
+        })
+        .await
+    }
+}
+
 /// Answers for all of a node's groups, each by its name in the message's header.
 #[derive(Clone)]
 pub struct RaftServers {
@@ -285,6 +298,16 @@ impl RaftService for RaftServers {
         match self.placement(request.get_ref().header.as_ref()) {
             Some(placement) => placement.barrier(request).await,
             None => self.catalog.barrier(request).await,
+        }
+    }
+
+    async fn standing(
+        &self,
+        request: Request<v1::RaftStandingRequest>,
+    ) -> Result<Response<v1::RaftStandingResponse>, Status> {
+        match self.placement(request.get_ref().header.as_ref()) {
+            Some(placement) => placement.standing(request).await,
+            None => self.catalog.standing(request).await,
         }
     }
 }

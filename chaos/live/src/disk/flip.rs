@@ -1,5 +1,6 @@
 //! Bits that flip and ends that vanish, in files of a node that runs or has ended.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -45,20 +46,42 @@ pub fn cut_end(path: &Path, bytes: u64) -> Result<(), Trouble> {
     file.sync_all().context(path.display())
 }
 
-/// Where a folder's files hold these bytes.
+/// Where a folder's files hold words that begin like this and end with a space.
 ///
 /// # Errors
 /// The folder cannot be read.
-pub fn find_bytes(folder: &Path, bytes: &[u8]) -> Result<Vec<(PathBuf, u64)>, Trouble> {
-    let mut found = Vec::new();
+pub fn find_words(folder: &Path, beginning: &[u8]) -> Result<Words, Trouble> {
+    let mut found = Words::new();
     for entry in std::fs::read_dir(folder).context(folder.display())? {
         let path = entry.context(folder.display())?.path();
         // One that is being made has just got its name.
         let Ok(content) = std::fs::read(&path) else { continue };
-        let hits = content.windows(bytes.len()).enumerate().filter(|(_, window)| *window == bytes);
-        found.extend(hits.map(|(at, _)| (path.clone(), at as u64)));
+        for (at, _) in content.windows(beginning.len()).enumerate().filter(|(_, window)| *window == beginning)
+        {
+            let rest = content[at..].split(|byte| *byte == b' ').next().unwrap_or_default();
+            let word = rest.get(..LONGEST_WORD.min(rest.len())).map(String::from_utf8_lossy);
+            let places = found.entry(word.unwrap_or_default().into_owned()).or_default();
+            places.push((path.clone(), at as u64));
+        }
     }
     Ok(found)
+}
+
+/// Words, and where they are.
+pub type Words = BTreeMap<String, Vec<(PathBuf, u64)>>;
+
+const LONGEST_WORD: usize = 64;
+
+/// Overwrites so many bytes with others.
+///
+/// # Errors
+/// It cannot be written.
+pub fn garble(path: &Path, at: u64, bytes: usize, rng: &mut impl Rng) -> Result<(), Trouble> {
+    let file = open(path)?;
+    let mut other = vec![0; bytes];
+    rng.fill(&mut other[..]);
+    file.write_all_at(&other, at).context(path.display())?;
+    file.sync_all().context(path.display())
 }
 
 fn open(path: &Path) -> Result<File, Trouble> {
@@ -84,6 +107,12 @@ mod tests {
         assert!(changed == 1 && at < 21);
         cut_end(&path, 6).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 15);
-        assert_eq!(find_bytes(folder.path(), &flipped[5..9]).unwrap(), [(path, 5)]);
+        std::fs::write(&path, b"xx us/0/1 us/0/22 us/1/3 us/0/1 us/0/").unwrap();
+        let words = find_words(folder.path(), b"us/0/").unwrap();
+        let places = |word: &str| words[word].iter().map(|(_, at)| *at).collect::<Vec<_>>();
+        assert_eq!((places("us/0/1"), places("us/0/22"), words.len()), (vec![3, 25], vec![10], 3));
+        garble(&path, 4, 9, &mut StdRng::seed_from_u64(3)).unwrap();
+        let garbled = std::fs::read(&path).unwrap();
+        assert_eq!((&garbled[..4], &garbled[13..17]), (&b"xx u"[..], &b"0/22"[..]));
     }
 }

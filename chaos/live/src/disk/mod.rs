@@ -4,6 +4,6 @@ mod flip;
 mod power;
 mod small;
 
-pub use flip::{cut_end, find_bytes, flip_bit, flip_bit_at};
+pub use flip::{Words, cut_end, find_words, flip_bit, flip_bit_at, garble};
 pub use power::{Loss, PowerFs, Release};
 pub use small::SmallDisk;

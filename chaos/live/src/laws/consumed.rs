@@ -18,6 +18,9 @@ pub(super) fn check(evidence: &Evidence) -> Vec<String> {
                     ));
                 }
                 *wanted = offset + 1;
+                if evidence.was_given_up_in(consumer, lane, *offset) {
+                    continue;
+                }
                 for (region, lanes) in &evidence.finals.regions {
                     let rows = lanes.get(lane).map_or(&[][..], Vec::as_slice);
                     if rows.get(*offset as usize).is_none_or(|row| row.id != *id) {

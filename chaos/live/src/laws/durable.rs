@@ -7,8 +7,17 @@ use super::Evidence;
 /// An event, its lane and its offset.
 type Place<'a> = (&'a str, &'a str, u64);
 
-pub(super) fn check(evidence: &Evidence) -> Vec<String> {
-    let mut breaches = Vec::new();
+/// Acknowledged events that are not where they were acknowledged.
+#[derive(Debug, Default)]
+pub(super) struct Missing {
+    /// In words.
+    pub lost: Vec<String>,
+    /// Those that went with disks that were given up.
+    pub given_up: u64,
+}
+
+pub(super) fn check(evidence: &Evidence) -> Missing {
+    let mut found = Missing::default();
     let places: Vec<(&str, HashSet<Place<'_>>)> = evidence
         .finals
         .regions
@@ -23,11 +32,14 @@ pub(super) fn check(evidence: &Evidence) -> Vec<String> {
     for ack in evidence.acks() {
         let missing: Vec<&str> =
             places.iter().filter(|(_, places)| !places.contains(&ack)).map(|(region, _)| *region).collect();
-        if !missing.is_empty() {
-            let (id, lane, offset) = ack;
-            breaches
+        let (id, lane, offset) = ack;
+        if missing.len() == places.len() && evidence.is_given_up(lane, offset) {
+            found.given_up += 1;
+        } else if !missing.is_empty() {
+            found
+                .lost
                 .push(format!("lost: {id}, acknowledged at {offset} of {lane}, is not there in {missing:?}"));
         }
     }
-    breaches
+    found
 }

@@ -13,6 +13,10 @@ fn row(offset: u64, number: u64) -> Row {
 }
 
 fn evidence(change: impl FnOnce(&mut Vec<Entry>, &mut Vec<Row>)) -> Verdict {
+    sound(change).judge()
+}
+
+fn sound(change: impl FnOnce(&mut Vec<Entry>, &mut Vec<Row>)) -> Evidence {
     let mut entries = Vec::new();
     for number in 0..4 {
         let id = format!("us/0/{number}");
@@ -33,7 +37,7 @@ fn evidence(change: impl FnOnce(&mut Vec<Entry>, &mut Vec<Row>)) -> Verdict {
     let regions = BTreeMap::from([("eu".to_owned(), lanes(rows)), ("us".to_owned(), lanes(good))]);
     let report =
         Report { agree: true, events: 4, stream: String::new(), regions: Vec::new(), lanes: Vec::new() };
-    Evidence { entries, finals: Finals { regions, report }, errors_allowed: false }.judge()
+    Evidence { entries, finals: Finals { regions, report }, errors_allowed: false, given_up: Vec::new() }
 }
 
 fn says(verdict: &Verdict, what: &str) {
@@ -111,4 +115,54 @@ fn a_lane_that_stands_still_is_measured_while_others_go_on() {
         longest_stall(&entries, "us/0", Duration::from_micros(since), Duration::from_micros(now)).as_micros()
     };
     assert_eq!((stall(150, 950), stall(915, 950), stall(915, 3000)), (800, 620, 2090));
+}
+
+/// The last event is gone everywhere; it and the one before were in no region but the one that lost its disks.
+fn restored(held: usize, change: impl FnOnce(&mut Evidence)) -> Verdict {
+    let mut evidence = sound(|_, _| ());
+    for lanes in evidence.finals.regions.values_mut() {
+        lanes.values_mut().for_each(|rows| rows.truncate(3));
+    }
+    for entry in &mut evidence.entries {
+        if let What::Seen { consumer, .. } = &mut entry.what {
+            "us".clone_into(consumer);
+        }
+    }
+    let held = BTreeMap::from([("0@r1.1".to_owned(), (0..held as u64).map(|n| row(n, n)).collect())]);
+    let (origin, region) = ("r1.1".to_owned(), "us".to_owned());
+    evidence.given_up.push(GivenUp { origin, region, held, at: 4000 });
+    change(&mut evidence);
+    evidence.judge()
+}
+
+#[test]
+fn what_nobody_who_was_left_held_is_given_up_and_nothing_else() {
+    let gone = restored(2, |_| ());
+    assert_eq!((gone.lost, gone.given_up, &gone.breaches[..]), (0, 1, &[][..]));
+    let held = restored(4, |_| ());
+    assert_eq!((held.lost, held.given_up), (1, 0));
+    says(&held, "does not hold what was left of 0@r1.1");
+    let elsewhere = restored(2, |evidence| "r1.2".clone_into(&mut evidence.given_up[0].origin));
+    assert_eq!(elsewhere.lost, 1, "another incarnation's");
+    let other = restored(2, |evidence| {
+        for lanes in evidence.finals.regions.values_mut() {
+            lanes.values_mut().for_each(|rows| rows.push(row(3, 9)));
+        }
+    });
+    assert_eq!(other.lost, 1, "something else stands in its place");
+    says(&restored(2, |evidence| "eu".clone_into(&mut evidence.given_up[0].region)), "consumer us was given");
+}
+
+#[test]
+fn an_incarnation_that_is_over_acknowledges_nothing_more() {
+    let acked = |duplicate| {
+        restored(2, |evidence| {
+            let (id, lane) = ("us/0/1".to_owned(), "0@r1.1".to_owned());
+            evidence
+                .entries
+                .push(Entry { at: 5000, what: What::Ack { id, lane, offset: 1, hlc: 0, duplicate } });
+        })
+    };
+    says(&acked(false), "after that was over");
+    assert_eq!(acked(true).breaches, [""; 0], "a retry is told where it is");
 }

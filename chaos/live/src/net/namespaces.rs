@@ -51,14 +51,6 @@ impl Namespaces {
         (1..).take(self.nodes.len())
     }
 
-    /// Every node: region and number.
-    pub fn nodes(&self) -> Vec<(u8, u8)> {
-        self.regions()
-            .zip(&self.nodes)
-            .flat_map(|(region, nodes)| (1..=*nodes).map(move |n| (region, n)))
-            .collect()
-    }
-
     fn make_region(&self, region: u8) -> Result<(), Trouble> {
         let router = Place::Router(region);
         add(router)?;

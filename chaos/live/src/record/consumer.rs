@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use meridian_sdk::{ConsumerOptions, Item};
 use meridian_types::Lane;
 use tokio::task::JoinHandle;
 
+use crate::record::value::event_id;
 use crate::record::{Recorder, What};
 use crate::trouble::Trouble;
 use crate::world::World;
@@ -16,12 +16,6 @@ use crate::world::World;
 /// What a lane is called in records: partition and origin.
 pub(crate) fn lane_name(lane: &Lane) -> String {
     format!("{}@{}", lane.partition, lane.origin)
-}
-
-/// The id at an event's beginning.
-pub(crate) fn event_id(value: Option<&Bytes>) -> String {
-    let text = String::from_utf8_lossy(value.map_or(&[][..], |value| value));
-    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 /// A consumer at work, reading all lanes in one region from the start on.

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use meridian_sdk::verify::{RemoteCopy, Report, verify};
-use meridian_sdk::{ConsumerOptions, Item};
+use meridian_sdk::{Client, ConsumerOptions, Item};
 
-use crate::record::{event_id, lane_name};
+use crate::record::lane_name;
+use crate::record::value::event_id;
 use crate::trouble::{Context as _, Trouble};
 use crate::world::World;
 
@@ -85,10 +86,45 @@ pub(crate) fn agree(world: &World, stream: &str, within: Duration) -> Result<Rep
     })?
 }
 
+/// What one node gives to a reader, and what it said where it gave no more.
+#[derive(Debug, Default)]
+pub struct Reading {
+    /// By lane.
+    pub lanes: BTreeMap<String, Vec<Row>>,
+    /// Why reading ended before everything was given.
+    pub ended: Option<String>,
+}
+
+/// What one node alone gives, from the start on.
+///
+/// # Errors
+/// The world has ended.
+pub fn read_node(world: &World, index: usize, stream: &str, within: Duration) -> Result<Reading, Trouble> {
+    let (endpoint, stream) = (world.endpoint(index), stream.to_owned());
+    world.clients.run(async move {
+        let mut lanes = BTreeMap::new();
+        let client = crate::world::client_of_one(endpoint, within)?;
+        let read = read_into(&mut lanes, &client, &stream);
+        let ended = match tokio::time::timeout(within, read).await {
+            Ok(read) => read.err().map(|trouble| trouble.to_string()),
+            Err(_) => Some(format!("nothing more came within {within:?}")),
+        };
+        Ok(Reading { lanes, ended })
+    })?
+}
+
 async fn read(endpoints: Vec<String>, stream: String) -> Result<BTreeMap<String, Vec<Row>>, Trouble> {
-    let client = crate::world::client(endpoints, READ_WITHIN)?;
-    let mut consumer = client.consumer(&stream, ConsumerOptions::default()).context("a consumer")?;
-    let mut lanes: BTreeMap<String, Vec<Row>> = BTreeMap::new();
+    let mut lanes = BTreeMap::new();
+    read_into(&mut lanes, &crate::world::client(endpoints, READ_WITHIN)?, &stream).await?;
+    Ok(lanes)
+}
+
+async fn read_into(
+    lanes: &mut BTreeMap<String, Vec<Row>>,
+    client: &Client,
+    stream: &str,
+) -> Result<(), Trouble> {
+    let mut consumer = client.consumer(stream, ConsumerOptions::default()).context("a consumer")?;
     loop {
         match consumer
             .next()
@@ -102,7 +138,7 @@ async fn read(endpoints: Vec<String>, stream: String) -> Result<BTreeMap<String,
                 hlc: event.hlc.0,
             }),
             Item::Gap(gap) => return Err(Trouble::broken(format!("a gap in the end: {gap:?}"))),
-            Item::Mark(mark) if mark.caught_up => return Ok(lanes),
+            Item::Mark(mark) if mark.caught_up => return Ok(()),
             Item::Mark(_) => {}
         }
     }

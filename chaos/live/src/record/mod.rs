@@ -9,11 +9,13 @@ mod entry;
 mod finals;
 mod publisher;
 mod recorder;
+mod value;
 
 pub use consumer::Consuming;
 pub use entry::{Entry, What};
-pub use finals::{Finals, Row, read_finals, read_lanes};
+pub use finals::{Finals, Reading, Row, read_finals, read_lanes, read_node};
 pub use publisher::{Load, Publishing};
 pub use recorder::Recorder;
 
-pub(crate) use consumer::{event_id, lane_name};
+pub(crate) use consumer::lane_name;
+pub(crate) use value::RAW;

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use meridian_sdk::{Event, PublisherOptions};
+use meridian_sdk::{Codec, Event, PublisherOptions};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::record::value::value;
 use crate::record::{Recorder, What};
 use crate::trouble::Trouble;
 use crate::world::World;
@@ -21,13 +22,15 @@ pub struct Load {
     pub keys: u64,
     /// Bytes of each event, beyond its id.
     pub padding: usize,
+    /// How they are compressed: not at all where their bytes are looked for on a disk.
+    pub codec: Codec,
     /// How long no acknowledgement may come before the publisher gives up, as a client's setting.
     pub patience: Duration,
 }
 
 impl Default for Load {
     fn default() -> Self {
-        Self { rate: 200, keys: 16, padding: 64, patience: Duration::from_secs(180) }
+        Self { rate: 200, keys: 16, padding: 64, codec: Codec::Lz4, patience: Duration::from_secs(180) }
     }
 }
 
@@ -101,7 +104,12 @@ impl Publishes {
             crate::world::client(self.endpoints.clone(), self.load.patience).map_err(|t| t.to_string())?;
         let options =
             // Small batches: many of them are under way when something happens.
-            PublisherOptions { batch_bytes: 2048, progress_timeout: self.load.patience, ..PublisherOptions::default() };
+            PublisherOptions {
+                batch_bytes: 2048,
+                codec: self.load.codec,
+                progress_timeout: self.load.patience,
+                ..PublisherOptions::default()
+            };
         let publisher = client.publisher(&self.stream, options).await.map_err(|error| error.to_string())?;
         let mut ticks = interval(Duration::from_secs_f64(1.0 / f64::from(self.load.rate.max(1))));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -112,7 +120,7 @@ impl Publishes {
             let (id, key) = (format!("{}/{next}", self.name), format!("key-{}", *next % self.load.keys));
             *next += 1;
             self.recorder.note(What::Call { id: id.clone(), key: key.clone() });
-            let value = format!("{id} {}", padding(*next, self.load.padding));
+            let value = value(&id, self.load.padding);
             // A full publisher lets nobody in: whoever stops must not wait for that.
             let sent = timeout(self.load.patience, publisher.send(Event::new(value).with_key(key))).await;
             match sent {
@@ -147,18 +155,4 @@ fn answer(id: String, answer: Result<meridian_sdk::Ack, meridian_sdk::PublishErr
         },
         Err(error) => What::Error { id, error: error.to_string() },
     }
-}
-
-/// Text that no codec makes smaller.
-fn padding(number: u64, bytes: usize) -> String {
-    let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut text = String::with_capacity(bytes);
-    for _ in 0..bytes {
-        // xorshift64: Marsaglia, 2003.
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        text.push(char::from(b'!' + (state % 90) as u8));
-    }
-    text
 }

@@ -18,7 +18,10 @@ pub fn table(runs: &[RunResult]) -> String {
         let result = match &run.ended {
             Ended::Ok => {
                 ok += 1;
-                "OK".to_owned()
+                match run.verdict.given_up {
+                    0 => "OK".to_owned(),
+                    gone => format!("OK, {gone} given up with the disks"),
+                }
             }
             Ended::Failed(why) => {
                 failed += 1;

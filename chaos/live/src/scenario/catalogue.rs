@@ -2,9 +2,9 @@
 
 use crate::laws::Verdict;
 use crate::scenario::{
-    Run, clocks, cut_off, deposed, failover, fenced, figures, full_disk, last_tail, lost_region, no_progress,
-    one_way, own_flush, power, producers, raft_files, relayed, sets, stopped, sync_error, two_claim,
-    wan_down, wiped_disk,
+    Run, clocks, cut_off, deposed, failover, fenced, figures, flipped, full_disk, last_tail, lost_region,
+    middle, no_progress, one_way, own_flush, power, producers, raft_files, relayed, restored, sets, stopped,
+    sync_error, two_claim, wan_down, wiped_disk,
 };
 use crate::trouble::Trouble;
 
@@ -32,9 +32,19 @@ pub fn all() -> Vec<Scenario> {
             last_tail::run,
         ),
         row(
+            "04-bit-flip",
+            "never served; repaired from a peer or a mirror; a metric counts it",
+            flipped::run,
+        ),
+        row(
             "05-raft-file",
             "that node refuses to start, the others serve, nothing is deleted",
             raft_files::run,
+        ),
+        row(
+            "06-middle",
+            "garbled, with good frames after it: quarantined and repaired, nothing cut",
+            middle::run,
         ),
         row(
             "07-torn-tail",
@@ -60,6 +70,7 @@ pub fn all() -> Vec<Scenario> {
             two_claim::run,
         ),
         row("15-sets-change", "0 lost, no set stays between two", sets::run),
+        row("15-three-to-five", "three replicas, five, three, …: the same", sets::three_to_five),
         row("16-wiped-disk", "refused under the old id", wiped_disk::run),
         row(
             "17-retry",
@@ -74,6 +85,16 @@ pub fn all() -> Vec<Scenario> {
         row("18-older-epoch", "FENCED, nothing appended", producers::older_epoch),
         row("20-wan-down", "local acks go on; then a byte-identical prefix, bounded memory", wan_down::run),
         row("21-region-lost", "its unmirrored tail arrives late and whole", lost_region::run),
+        row(
+            "22-majority-lost",
+            "under load: what anyone has comes back as a copy; a new incarnation writes",
+            restored::under_load,
+        ),
+        row(
+            "22-majority-lost-no-wan",
+            "only reads, whatever is tried by hand, until there is a catalog; then the same",
+            restored::without_wan,
+        ),
         row("28-no-progress", "noticed: a metric, a reconnect", no_progress::run),
         row("30-relay", "events flow through a third region; healed, nothing is doubled", relayed::run),
         row(

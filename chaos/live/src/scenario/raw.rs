@@ -11,7 +11,7 @@ use meridian_types::Lane;
 use tokio::task::JoinHandle;
 use tonic::transport::Endpoint;
 
-use crate::record::{Recorder, What, lane_name};
+use crate::record::{RAW, Recorder, What, lane_name};
 use crate::scenario::Stage;
 use crate::scenario::stage::STREAM;
 use crate::trouble::{Context as _, Trouble};
@@ -91,7 +91,7 @@ impl Raw {
             recorder.note(What::Call { id: id.clone(), key: String::new() });
         }
         let events = ids.iter().map(|id| Event {
-            value: Some(format!("{id} raw").into()),
+            value: Some(format!("{id} {RAW}").into()),
             partition: Some(partition),
             ..Event::default()
         });

@@ -1,10 +1,11 @@
 //! Fault 15: sets of replicas change again and again, under load and under faults: nodes are drained and taken into use
-//! again, replicas are moved, and now and then a node is killed meanwhile. Nothing is lost, and no set stays between two.
+//! again, replicas are moved, sets grow from three to five and shrink again, and now and then a node is killed meanwhile.
+//! Nothing is lost, and no set stays between two.
 
 use std::time::{Duration, Instant};
 
 use meridian_sdk::v1::cluster_service_client::ClusterServiceClient;
-use meridian_sdk::v1::{DrainNodeRequest, MoveShardRequest};
+use meridian_sdk::v1::{DrainNodeRequest, MoveShardRequest, SetReplicationRequest};
 use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;
 use tonic::transport::Endpoint;
@@ -17,6 +18,9 @@ use crate::world::{DiskKind, Leading, Plan};
 
 /// One more than a shard has replicas.
 const NODES: u8 = 4;
+/// Replicas of each shard.
+const THREE: u32 = 3;
+const FIVE: u32 = 5;
 const CHANGED_WITHIN: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -25,6 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 enum Wish {
     Drain { node: u32, undo: bool },
     Move(MoveShardRequest),
+    Replicas(u32),
 }
 
 /// Runs it.
@@ -67,6 +72,40 @@ pub fn run(run: Run) -> Outcome {
         stage.world.retire(spare)?;
         stage.step(format!("{} is drained and ends", stage.name(spare)));
         Ok(())
+    })
+}
+
+/// Whole sets: three replicas of each shard, then five, three, five, …
+pub fn three_to_five(run: Run) -> Outcome {
+    Stage::play(run, Plan::quorum(FIVE as u8, DiskKind::Plain), Load::default(), |stage| {
+        stage.wait_well()?;
+        let since = stage.recorder.elapsed();
+        let rounds = run.rounds(6, 1);
+        // Five in the end: each node holds everything then.
+        for round in 0..2 * rounds + 1 {
+            let replicas = if round % 2 == 0 { FIVE } else { THREE };
+            ask(stage, Wish::Replicas(replicas))?;
+            stage.fault(format!("each shard is to have {replicas} replicas"));
+            let begun = Instant::now();
+            if round % 3 > 0 {
+                let nodes = stage.world.nodes_of(US);
+                let killed = *nodes.choose(&mut stage.rng).ok_or_else(|| Trouble::tool("no node"))?;
+                stage.pause(3000);
+                stage.world.kill(&[killed])?;
+                stage.fault(format!("{} is killed meanwhile", stage.name(killed)));
+                stage.pause(3000);
+                stage.start_again(&[killed])?;
+            }
+            wait_for(stage, "a shard has not as many replicas as it should", |leading| {
+                let mut rows = leading.said.values().flatten();
+                leading.said.len() == FIVE as usize
+                    && rows.all(|row| row.members.len() == replicas as usize && !row.changing)
+            })?;
+            stage.step(format!("they have, after {:.1?}", begun.elapsed()));
+        }
+        let stall = stage.wait_flows(since, Duration::from_secs(30))?;
+        stage.figure("in all of it", stall);
+        stage.wait_well().map(drop)
     })
 }
 
@@ -135,6 +174,9 @@ async fn say(endpoint: String, wish: Wish) -> Result<(), Trouble> {
     match wish {
         Wish::Drain { node, undo } => {
             client.drain_node(DrainNodeRequest { node, undo }).await.map(drop).context("drain")
+        }
+        Wish::Replicas(replicas) => {
+            client.set_replication(SetReplicationRequest { replicas }).await.map(drop).context("replicas")
         }
         Wish::Move(request) => client.move_shard(request).await.map(drop).context("move"),
     }

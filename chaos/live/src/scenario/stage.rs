@@ -6,7 +6,7 @@ use meridian_sdk::v1::StreamSettings;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::laws::Evidence;
+use crate::laws::{Evidence, GivenUp};
 use crate::record::{Consuming, Load, Publishing, Recorder, What, read_finals};
 use crate::scenario::{Outcome, Run};
 use crate::trouble::{Context as _, Trouble};
@@ -17,6 +17,7 @@ pub const STREAM: &str = "live";
 pub const PARTITIONS: u32 = 4;
 const AGREE_WITHIN: Duration = Duration::from_secs(120);
 const SEEN_WITHIN: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// A scenario under way.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Stage {
     pub rng: StdRng,
     /// Set where publishers may be told errors.
     pub errors_allowed: bool,
+    /// What was given up with disks.
+    pub given_up: Vec<GivenUp>,
     /// Cleared where breaches are what is looked for.
     pub keep_when_broken: bool,
     /// Last: clients end before their world.
@@ -69,6 +72,7 @@ impl Stage {
             recorder,
             rng: StdRng::seed_from_u64(run.seed),
             errors_allowed: false,
+            given_up: Vec::new(),
             keep_when_broken: true,
             world,
         };
@@ -180,27 +184,27 @@ impl Stage {
         let finals = read_finals(&self.world, STREAM, AGREE_WITHIN)?;
         let events =
             finals.regions.values().flat_map(|lanes| lanes.values().map(Vec::len)).sum::<usize>() as u64;
+        let mut evidence = Evidence {
+            entries: self.recorder.entries()?,
+            finals,
+            errors_allowed: self.errors_allowed,
+            given_up: self.given_up.clone(),
+        };
         // Consumers have their own pace; what they never see, no law covers.
         let until = Instant::now() + SEEN_WITHIN;
-        let mut seen = self.seen();
-        while seen < events && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(100));
-            seen = self.seen();
+        while evidence.seen() < events && Instant::now() < until {
+            std::thread::sleep(LOOK_EVERY);
+            evidence.entries = self.recorder.entries()?;
         }
         for consuming in std::mem::take(&mut self.consuming) {
             consuming.stop(&self.world)?;
         }
-        let evidence =
-            Evidence { entries: self.recorder.entries()?, finals, errors_allowed: self.errors_allowed };
-        let mut verdict = evidence.judge();
+        evidence.entries = self.recorder.entries()?;
+        let (mut verdict, seen) = (evidence.judge(), evidence.seen());
         if seen < events {
             verdict.breaches.push(format!("consumers were given {seen} of {events} events"));
         }
         Ok(verdict)
-    }
-
-    fn seen(&self) -> u64 {
-        self.recorder.count(|what| matches!(what, What::Seen { .. }))
     }
 }
 

@@ -30,23 +30,20 @@ fn table<const N: usize>(rows: [(&str, Value); N]) -> Table {
     rows.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-/// All nodes' files, region by region.
+/// All nodes' files, in the order of [`Plan::places`].
 pub fn texts(plan: &Plan) -> Result<Vec<String>, Trouble> {
-    let regions: Vec<(u8, &String)> = (1..).zip(&plan.regions).collect();
-    let places: Vec<(u8, u8, &String)> = regions
-        .iter()
-        .zip(plan.nodes())
-        .flat_map(|((region, name), nodes)| (1..=nodes).map(move |node| (*region, node, *name)))
-        .collect();
-    let region_rows = regions.iter().map(|(id, name)| {
-        Value::Table(table([("id", i64::from(*id).into()), ("name", (*name).clone().into())]))
-    });
-    let node_rows = places.iter().zip(1i64..).map(|((region, node, name), id)| {
+    let name = |region: u8| plan.regions[usize::from(region) - 1].clone();
+    let peer_url = |place| format!("http://{}", address(place, PEER_PORT));
+    let region_rows = (1u8..)
+        .zip(&plan.regions)
+        .map(|(id, name)| Value::Table(table([("id", i64::from(id).into()), ("name", name.clone().into())])));
+    let founders = plan.nodes().into_iter().map(usize::from).sum();
+    let node_rows = plan.places().into_iter().zip(1i64..).take(founders).map(|(place, id)| {
         Value::Table(table([
             ("id", id.into()),
-            ("region", (*name).clone().into()),
-            ("peer", format!("http://{}", address((*region, *node), PEER_PORT)).into()),
-            ("client", client_url((*region, *node)).into()),
+            ("region", name(place.0).into()),
+            ("peer", peer_url(place).into()),
+            ("client", client_url(place).into()),
         ]))
     });
     let cluster = table([
@@ -54,14 +51,15 @@ pub fn texts(plan: &Plan) -> Result<Vec<String>, Trouble> {
         ("regions", region_rows.collect::<Vec<_>>().into()),
         ("nodes", node_rows.collect::<Vec<_>>().into()),
     ]);
-    let each = places.iter().zip(1i64..).map(|((region, node, name), id)| {
-        let listen = |port| Value::from(address((*region, *node), port).to_string());
+    let each = plan.places().into_iter().zip(1i64..).enumerate().map(|(index, (place, id))| {
+        let listen = |port| Value::from(address(place, port).to_string());
+        let mut own = table([("id", id.into()), ("region", name(place.0).into()), ("data", "data".into())]);
+        if index >= founders {
+            own.insert("advertise_peer".to_owned(), peer_url(place).into());
+            own.insert("advertise_client".to_owned(), client_url(place).into());
+        }
         let text = table([
-            (
-                "node",
-                table([("id", id.into()), ("region", (*name).clone().into()), ("data", "data".into())])
-                    .into(),
-            ),
+            ("node", own.into()),
             ("cluster", cluster.clone().into()),
             (
                 "listen",

@@ -8,6 +8,7 @@ mod shards;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -15,7 +16,7 @@ use tempfile::TempDir;
 use crate::alone::Alone;
 use crate::binary;
 use crate::disk::{PowerFs, SmallDisk};
-use crate::net::{Cut, Cuts, Namespaces, Place};
+use crate::net::{Cut, Cuts, Namespaces, Place, enter};
 use crate::trouble::{Context as _, Trouble};
 use crate::wan::{Profile, Relay};
 
@@ -31,6 +32,15 @@ const READY_WITHIN: Duration = Duration::from_secs(90);
 const FOLDER: &str = "mlive-world-";
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// What a command came to.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// Whether it did what it was asked.
+    pub done: bool,
+    /// What it printed, and what it said besides.
+    pub text: String,
+}
+
 /// A running world. Dropped, everything goes: processes, relay, mounts, namespaces, in this order.
 #[derive(Debug)]
 pub struct World {
@@ -42,8 +52,8 @@ pub struct World {
     /// Between any two places.
     pub cuts: Cuts,
     regions: Vec<String>,
-    /// Nodes that were taken out of use.
-    retired: BTreeSet<usize>,
+    /// Nodes that are not in use: spares, and those that were taken out of it.
+    idle: BTreeSet<usize>,
     folder: TempDir,
     binary: PathBuf,
     _spaces: Namespaces,
@@ -57,33 +67,34 @@ impl World {
     /// The machine cannot ([`Trouble::Skip`]), or a node does not come up.
     pub fn start(plan: &Plan) -> Result<Self, Trouble> {
         let alone = Alone::wait()?;
-        let spaces = Namespaces::make(&alone, &plan.nodes())?;
+        let spaces = Namespaces::make(&alone, &plan.room())?;
         let relay = Relay::start(&spaces, plan.seed, |_, _| Profile::with_delay(plan.delay))?;
         let folder = tempfile::Builder::new().prefix(FOLDER).tempdir().context("a folder")?;
         let binary = binary::pinned(folder.path())?;
         let texts = config::texts(plan)?;
         let mut nodes = Vec::new();
-        for ((region, number), text) in spaces.nodes().into_iter().zip(texts) {
+        for ((region, number), text) in plan.places().into_iter().zip(texts) {
             let name = format!("{}-{number}", plan.regions[usize::from(region) - 1]);
             nodes.push(Node::lay_out(name, (region, number), folder.path(), &text, plan)?);
         }
         let clients = Clients::new()?;
         let regions = plan.regions.clone();
         let cuts = Cuts::default();
-        let retired = BTreeSet::new();
+        let founders: usize = plan.nodes().into_iter().map(usize::from).sum();
+        let idle = (founders..nodes.len()).collect();
         let mut world = Self {
             nodes,
             clients,
             relay,
             cuts,
             regions,
-            retired,
+            idle,
             folder,
             binary,
             _spaces: spaces,
             _alone: alone,
         };
-        for index in 0..world.nodes.len() {
+        for index in 0..founders {
             world.nodes[index].format(&world.binary)?;
             world.launch(index)?;
         }
@@ -145,13 +156,12 @@ impl World {
 
     /// What clients of a region dial: all its nodes that are in use.
     pub fn endpoints(&self, region: u8) -> Vec<String> {
-        let nodes = self.in_use().into_iter().filter(|index| self.nodes[*index].place().0 == region);
-        nodes.map(|index| self.endpoint(index)).collect()
+        self.nodes_of(region).into_iter().map(|index| self.endpoint(index)).collect()
     }
 
-    /// All nodes but those that were taken out of use.
+    /// All nodes that are in use: founders but those that were taken out of it, and spares that were taken into it.
     pub fn in_use(&self) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|index| !self.retired.contains(index)).collect()
+        (0..self.nodes.len()).filter(|index| !self.idle.contains(index)).collect()
     }
 
     /// Takes a node out of use, for good: what it has stored is nobody's copy any more.
@@ -159,13 +169,23 @@ impl World {
     /// # Errors
     /// It stays.
     pub fn retire(&mut self, index: usize) -> Result<(), Trouble> {
-        self.retired.insert(index);
+        self.idle.insert(index);
         self.kill(&[index])
     }
 
-    /// All nodes of a region, by their indices.
+    /// A spare is in use from now on.
+    pub fn take_into_use(&mut self, index: usize) {
+        self.idle.remove(&index);
+    }
+
+    /// A region's nodes that are in use, by their indices.
     pub fn nodes_of(&self, region: u8) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|index| self.nodes[*index].place().0 == region).collect()
+        self.in_use().into_iter().filter(|index| self.nodes[*index].place().0 == region).collect()
+    }
+
+    /// A region's nodes that are not in use.
+    pub fn idle_of(&self, region: u8) -> Vec<usize> {
+        self.idle.iter().copied().filter(|index| self.nodes[*index].place().0 == region).collect()
     }
 
     /// What clients dial to reach this node.
@@ -183,16 +203,25 @@ impl World {
         self.cuts.cut(from, Place::Node(region, node), Cut::Drop)
     }
 
-    /// Cuts a node off from all others, and from clients, in both directions.
+    /// Cuts a node off from all others, in both directions; clients still reach it.
     ///
     /// # Errors
     /// As [`World::cut`].
-    pub fn isolate(&mut self, index: usize) -> Result<(), Trouble> {
-        let (region, node) = self.nodes[index].place();
+    pub fn leave_alone(&mut self, index: usize) -> Result<(), Trouble> {
         for other in (0..self.nodes.len()).filter(|other| *other != index) {
             self.cut(other, index)?;
             self.cut(index, other)?;
         }
+        Ok(())
+    }
+
+    /// The same, and from clients.
+    ///
+    /// # Errors
+    /// As [`World::cut`].
+    pub fn isolate(&mut self, index: usize) -> Result<(), Trouble> {
+        self.leave_alone(index)?;
+        let (region, node) = self.nodes[index].place();
         self.cuts.cut(Place::Clients.address(region), Place::Node(region, node), Cut::Drop)?;
         let from = self.address(index);
         self.cuts.cut(from, Place::Clients, Cut::Drop)
@@ -216,6 +245,19 @@ impl World {
         self.nodes[index].format(&binary)
     }
 
+    /// Runs a command as an operator does, from where clients are.
+    ///
+    /// # Errors
+    /// It cannot be run; what it comes to is in [`Said`].
+    pub fn operate(&self, arguments: &[&str]) -> Result<Said, Trouble> {
+        enter(Place::Clients, || {
+            let ended = Command::new(&self.binary).args(arguments).stdin(Stdio::null()).output();
+            let ended = ended.context("an operator's command")?;
+            let text = [ended.stdout, ended.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            Ok(Said { done: ended.status.success(), text: text.concat() })
+        })
+    }
+
     /// SIGKILL to these at once; returns when all are gone.
     ///
     /// # Errors
@@ -230,12 +272,12 @@ impl World {
         Ok(())
     }
 
-    /// Waits until every node that runs is ready.
+    /// Waits until every node that is in use and runs is ready.
     ///
     /// # Errors
     /// One ends, or is not ready in time.
     pub fn wait_all_ready(&mut self) -> Result<(), Trouble> {
-        for index in 0..self.nodes.len() {
+        for index in self.in_use() {
             if self.nodes[index].runs() {
                 self.wait_ready(index)?;
             }

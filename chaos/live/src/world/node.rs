@@ -192,7 +192,7 @@ impl Node {
     /// Lets go of its disk and what it stored; for a world that is kept for its logs.
     pub(super) fn discard(&mut self) {
         self.disk = None;
-        for name in ["data", "backing"] {
+        for name in ["data", "data.aside", "backing"] {
             // What cannot be removed stays: it is in a folder of temporary files.
             let _ = std::fs::remove_dir_all(self.folder.join(name));
         }

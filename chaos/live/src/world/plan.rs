@@ -20,6 +20,8 @@ pub struct Plan {
     pub regions: Vec<String>,
     /// Nodes in each; the last number stands for all regions from there on.
     pub nodes_each: Vec<u8>,
+    /// Nodes of the first region beyond those: no founders, not formatted and not in use until a scenario takes them.
+    pub spares: u8,
     /// Half a round trip between any two regions.
     pub delay: Duration,
     /// What nodes store on.
@@ -35,6 +37,7 @@ impl Default for Plan {
         Self {
             regions: ["us", "eu", "ap"].map(str::to_owned).into(),
             nodes_each: vec![1],
+            spares: 0,
             delay: Duration::from_millis(10),
             disk: DiskKind::Plain,
             clocks: false,
@@ -54,10 +57,28 @@ impl Plan {
         }
     }
 
-    /// Nodes by region.
+    /// Founders by region.
     pub fn nodes(&self) -> Vec<u8> {
         let last = self.nodes_each.last().copied().unwrap_or(1);
         let each = self.nodes_each.iter().copied().chain(std::iter::repeat(last));
         each.take(self.regions.len()).collect()
+    }
+
+    /// Where all are, founders first, in the order of their ids.
+    pub(super) fn places(&self) -> Vec<(u8, u8)> {
+        let nodes = self.nodes();
+        let founders =
+            (1..).zip(&nodes).flat_map(|(region, nodes)| (1..=*nodes).map(move |node| (region, node)));
+        let first = nodes.first().copied().unwrap_or(0);
+        founders.chain((1..=self.spares).map(|spare| (1, first + spare))).collect()
+    }
+
+    /// How many places each region has, spares with them.
+    pub(super) fn room(&self) -> Vec<u8> {
+        let mut nodes = self.nodes();
+        if let Some(first) = nodes.first_mut() {
+            *first += self.spares;
+        }
+        nodes
     }
 }

@@ -69,6 +69,9 @@ impl Leading {
         }
         let leaders = self.leaders();
         for (index, shards) in &self.said {
+            if shards.is_empty() {
+                return Some(format!("node {} knows no shards", index + 1));
+            }
             for shard in shards {
                 let Some((epoch, leader)) = leaders.get(&shard.number) else {
                     return Some(format!("shard {} is led by nobody", shard.number));
@@ -96,7 +99,7 @@ impl Leading {
                 }
             }
         }
-        leaders.is_empty().then(|| "no shards are known".to_owned())
+        None
     }
 }
 
@@ -115,9 +118,13 @@ impl World {
             }
             asked.join_all().await
         })?;
-        let home = |shard: &Shard| shard.origin.is_some_and(|origin| origin.region == u32::from(region));
-        let said = said.into_iter().flatten().map(|(index, mut shards)| {
-            shards.retain(home);
+        let said: Vec<(usize, Vec<Shard>)> = said.into_iter().flatten().collect();
+        let own = |shard: &Shard| shard.origin.filter(|origin| origin.region == u32::from(region));
+        // Those of past incarnations are copies.
+        let latest =
+            said.iter().flat_map(|(_, shards)| shards).filter_map(own).map(|own| own.incarnation).max();
+        let said = said.into_iter().map(|(index, mut shards)| {
+            shards.retain(|shard| own(shard).map(|own| own.incarnation) == latest);
             (index, shards)
         });
         Ok(Leading { said: said.collect() })

@@ -52,6 +52,10 @@ pub struct Metrics {
     pub link_faults: Family<SourceLabel, Gauge>,
     /// Connections that were given up because nothing moved.
     pub link_stalls: Family<SourceLabel, Gauge>,
+    /// For how long links had something to read and made no progress, in milliseconds, in all.
+    pub link_stalled_ms: Family<SourceLabel, Gauge>,
+    /// Connections of links besides their first.
+    pub link_legs: Family<SourceLabel, Gauge>,
     /// Shards whose log's end is lost here, or may be, and that have not caught up with a leader since.
     pub damaged_shards: Gauge,
     /// Frames that were found damaged and are not served.
@@ -80,6 +84,8 @@ impl Default for Metrics {
             link_live: Family::default(),
             link_faults: Family::default(),
             link_stalls: Family::default(),
+            link_stalled_ms: Family::default(),
+            link_legs: Family::default(),
             damaged_shards: Gauge::default(),
             quarantined_frames: Gauge::default(),
             repaired_frames: Gauge::default(),
@@ -111,6 +117,16 @@ impl Metrics {
             self.link_faults.clone(),
         );
         registry.register("link_stalls", "Connections given up without progress", self.link_stalls.clone());
+        registry.register(
+            "link_stalled_ms",
+            "Milliseconds, in all, in which there was something to read and no progress, over reconnects too",
+            self.link_stalled_ms.clone(),
+        );
+        registry.register(
+            "link_legs",
+            "Connections besides a link's first, to nodes that hold what that one's does not",
+            self.link_legs.clone(),
+        );
         registry.register(
             "damaged_shards",
             "Shards whose log has lost its end here, or may have, and has not caught up since",
@@ -178,5 +194,7 @@ pub fn collect_links(metrics: &Metrics, links: &[LinkStatus]) {
         metrics.link_live.get_or_create(&label).set(i64::from(link.state == LinkState::Live));
         metrics.link_faults.get_or_create(&label).set(to_i64(link.faults.len() as u128));
         metrics.link_stalls.get_or_create(&label).set(to_i64(u128::from(link.stalls)));
+        metrics.link_stalled_ms.get_or_create(&label).set(to_i64(link.stalled.as_millis()));
+        metrics.link_legs.get_or_create(&label).set(i64::from(link.legs));
     }
 }

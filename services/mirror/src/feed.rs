@@ -52,6 +52,8 @@ pub enum FeedInput {
     Left(ShardId),
     /// The copy can take so many more bytes.
     Credit(u64),
+    /// The copy wants so much credit back, as far as it is not used.
+    Withdraw(u64),
     /// The source holds more.
     Advanced(ShardId, SourceMark),
     /// The chain that was looked up; an error says what is damaged.
@@ -109,6 +111,8 @@ pub enum FeedEffect {
         /// Which.
         frames: Vec<Frame>,
     },
+    /// So much credit is given back.
+    Withdrawn(u64),
     /// Tell how far the source is.
     Mark(ShardId, SourceMark),
     /// This shard cannot be read from there.
@@ -145,6 +149,8 @@ pub struct Feed {
     turn: u64,
     /// One read at a time: frames leave in order, and memory is bounded.
     reading: bool,
+    /// Credit that the copy wants back. It is answered between reads, each of which counts on what there was as it began.
+    asked_back: Option<u64>,
     /// The shard read last, of those catching up and of those live.
     last_read: [Option<ShardId>; 2],
     live_in_a_row: u32,
@@ -176,6 +182,10 @@ impl Feed {
             FeedInput::Credit(bytes) => {
                 self.credit = self.credit.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
             }
+            FeedInput::Withdraw(bytes) => {
+                self.asked_back = Some(self.asked_back.unwrap_or(0).saturating_add(bytes));
+                self.give_back(out);
+            }
             FeedInput::Advanced(shard, mark) => {
                 if let Some(wanted) = self.wanted.get_mut(&shard)
                     && mark.seq >= wanted.mark.seq
@@ -187,6 +197,7 @@ impl Feed {
             FeedInput::Read { shard, turn, frames } => {
                 self.reading = false;
                 self.read(shard, turn, frames, out);
+                self.give_back(out);
             }
             FeedInput::TellMarks { all } => {
                 // A mark is also the word that the chain agrees: none before it is looked up.
@@ -200,6 +211,17 @@ impl Feed {
             }
         }
         self.read_next(out);
+    }
+
+    fn give_back(&mut self, out: &mut Vec<FeedEffect>) {
+        if self.reading {
+            return;
+        }
+        if let Some(bytes) = self.asked_back.take() {
+            let back = bytes.min(u64::try_from(self.credit).unwrap_or(0));
+            self.credit = self.credit.saturating_sub(i64::try_from(back).unwrap_or(i64::MAX));
+            out.push(FeedEffect::Withdrawn(back));
+        }
     }
 
     fn fetch(

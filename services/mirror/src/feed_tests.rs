@@ -298,3 +298,24 @@ fn a_replica_that_leaves_the_set_after_it_was_asked_for_is_refused() {
     assert_eq!(pushed(&rig.step(FeedInput::Advanced(b, mark(9)))).len(), 4);
     assert!(rig.step(FeedInput::Left(a)).is_empty(), "once is enough");
 }
+
+#[test]
+fn credit_is_given_back_as_far_as_it_is_not_used_and_not_under_a_read() {
+    let a = shard(0);
+    let mut rig = Rig::with([(a, log(a, 1, 9, 50))]);
+    let frame = rig.logs[&a][0].encoded_len() as u64;
+    rig.step(FeedInput::Credit(5 * frame));
+    rig.fetch(a, 1, mark(2));
+    let withdrawn = |effects: &[FeedEffect]| match effects {
+        [.., FeedEffect::Withdrawn(bytes)] => Some(*bytes),
+        _ => None,
+    };
+    assert_eq!(withdrawn(&rig.step(FeedInput::Withdraw(frame))), Some(frame));
+    // A read counts on what there was as it began: two frames' worth.
+    rig.hold = true;
+    rig.step(FeedInput::Advanced(a, mark(9)));
+    assert!(rig.step(FeedInput::Withdraw(9 * frame)).is_empty());
+    let out = rig.release();
+    assert_eq!((pushed(&out).len(), withdrawn(&out)), (2, Some(0)), "all of it is used");
+    assert!(pushed(&rig.step(FeedInput::Credit(frame))).len() == 1, "and what comes is used again");
+}

@@ -11,6 +11,7 @@ use meridian_storage::{Chain, Frame};
 use meridian_types::mutant::{self, Mutant};
 use meridian_types::{Hlc, LeaderEpoch, Seq, ShardId, Timestamp};
 
+use crate::credit::Credit;
 use crate::status::{LinkState, LinkStatus, ShardFault};
 use crate::{DurableMark, SourceMark};
 
@@ -97,6 +98,10 @@ pub enum LinkInput {
         /// For people.
         message: String,
     },
+    /// The connection shall have so much credit from now on.
+    Allot(u64),
+    /// The source gives back credit that it was asked for.
+    Withdrawn(u64),
     /// The echo of a ping came, so long after that was sent.
     Pong(Duration),
     /// Time has passed. Some ten a second.
@@ -117,6 +122,8 @@ pub enum LinkEffect {
     },
     /// Let the source send more.
     Credit(u64),
+    /// Ask back what the source has not used of its credit, at most so much.
+    Withdraw(u64),
     /// Ask for no more of a shard.
     Stop(ShardId),
     /// Hand frames to the shard copy.
@@ -142,6 +149,26 @@ enum Fetching {
     },
     /// Faulted: never again until an operator has looked.
     Faulted,
+    /// It goes to another connection, once what is in hand is stored.
+    Parting,
+}
+
+/// A shard that goes from one connection to another.
+#[derive(Debug)]
+pub(crate) struct Carried {
+    mirrored: Mirrored,
+    fault: Option<ShardFault>,
+}
+
+/// What a shard waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waits {
+    /// Nothing is known to be missing, or this node does not mirror it.
+    ForNothing,
+    /// For frames of a source that has agreed to send them.
+    Fed,
+    /// For a source: something is missing, or it is not known whether anything is, and nobody sends it.
+    Unfed,
 }
 
 #[derive(Debug)]
@@ -180,9 +207,7 @@ pub struct LinkCore {
     config: LinkConfig,
     connected: bool,
     shards: BTreeMap<ShardId, Mirrored>,
-    /// Credit to give back, saved up so that it is worth a message. Below zero: what is in hand from an earlier
-    /// connection is that much more than the credit, so that much of what becomes free is not to be given.
-    owed: i64,
+    credit: Credit,
     faults: BTreeMap<ShardId, ShardFault>,
     last_progress: Timestamp,
     /// When the peer last said anything. It answers pings and repeats its marks, so silence is a broken link too.
@@ -210,7 +235,7 @@ impl LinkCore {
             config,
             connected: false,
             shards: BTreeMap::new(),
-            owed: 0,
+            credit: Credit::new(config.credit_bytes),
             faults: BTreeMap::new(),
             last_progress: Timestamp(0),
             last_heard: Timestamp(0),
@@ -226,7 +251,11 @@ impl LinkCore {
     /// Takes one input and appends what is to be done to `out`.
     pub fn step(&mut self, input: LinkInput, now: Timestamp, out: &mut Vec<LinkEffect>) {
         self.notice_a_jump_back(now);
-        if !matches!(input, LinkInput::Disconnected | LinkInput::Copy(..) | LinkInput::Tick) {
+        let is_ours = matches!(
+            input,
+            LinkInput::Disconnected | LinkInput::Copy(..) | LinkInput::Allot(_) | LinkInput::Tick
+        );
+        if !is_ours {
             self.last_heard = now;
         }
         match input {
@@ -237,6 +266,14 @@ impl LinkCore {
             LinkInput::Mark(shard, mark) => self.mark(shard, mark, now),
             LinkInput::Refused { shard, reason, last, message } => {
                 self.refused(shard, reason, last, message, now);
+            }
+            LinkInput::Allot(bytes) => {
+                self.credit.allot(bytes);
+                self.settle_credit(1, now, out);
+            }
+            LinkInput::Withdrawn(bytes) => {
+                self.credit.withdrawn(bytes);
+                self.settle_credit(1, now, out);
             }
             LinkInput::Pong(round_trip) => self.status.round_trip = Some(round_trip),
             LinkInput::Tick => self.tick(now, out),
@@ -249,6 +286,7 @@ impl LinkCore {
             self.last_progress = self.last_progress.min(now);
             self.last_heard = self.last_heard.min(now);
             self.quiet_since = self.quiet_since.min(now);
+            self.credit.forgive(now);
             for mirrored in self.shards.values_mut() {
                 mirrored.agreed_at = mirrored.agreed_at.min(now);
                 mirrored.refused_since = mirrored.refused_since.map(|since| since.min(now));
@@ -267,30 +305,39 @@ impl LinkCore {
         self.stalled = false;
         self.last_progress = now;
         self.quiet_since = now;
-        // What is in hand from an earlier connection still fills memory until it is durable.
-        let in_hand: u64 = self.shards.values().flat_map(|s| s.in_hand.iter().map(|&(_, bytes)| bytes)).sum();
-        self.owed = signed(self.config.credit_bytes) - signed(in_hand);
-        self.give_credit(1, out);
+        self.credit.anew(self.in_hand());
+        self.settle_credit(1, now, out);
         for (&shard, mirrored) in &mut self.shards {
             // The source keeps marks in memory alone: a quiet shard would never be told of again.
             mirrored.told = Seq::ZERO;
             mirrored.heard = false;
             mirrored.refused_since = None;
             Self::tell_durable(self.config.hosting_incarnation, shard, mirrored, out);
-            if !matches!(mirrored.fetching, Fetching::Faulted) {
+            if !matches!(mirrored.fetching, Fetching::Faulted | Fetching::Parting) {
                 Self::ask(shard, mirrored, now, out);
             }
         }
     }
 
     fn disconnected(&mut self, now: Timestamp) {
-        self.connected = false;
         self.status.reconnects += 1;
+        self.close(now);
+    }
+
+    /// The connection is given up for want of use, which is no loss of it.
+    pub(crate) fn close(&mut self, now: Timestamp) {
+        self.connected = false;
+        self.credit.anew(self.in_hand());
         for mirrored in self.shards.values_mut() {
-            if !matches!(mirrored.fetching, Fetching::Faulted) {
+            if !matches!(mirrored.fetching, Fetching::Faulted | Fetching::Parting) {
                 mirrored.fetching = Fetching::Paused(now);
             }
         }
+    }
+
+    /// What came and is not stored yet.
+    fn in_hand(&self) -> u64 {
+        self.shards.values().flat_map(|shard| shard.in_hand.iter().map(|&(_, bytes)| bytes)).sum()
     }
 
     /// Asks from where the copy ends: what was sent and not appended is sent again.
@@ -334,7 +381,7 @@ impl LinkCore {
         if another_leadership && !faulted {
             // What was handed to the leadership before was perhaps not appended, and no longer fills memory for this link.
             // The next one asks from where the log ends then, and the origin hears under which one it is durable.
-            self.owed += mirrored.in_hand.drain(..).map(|(_, bytes)| signed(bytes)).sum::<i64>();
+            self.credit.freed(mirrored.in_hand.drain(..).map(|(_, bytes)| bytes).sum());
             mirrored.told = Seq::ZERO;
             if mirrored.copy.leads.is_none() {
                 // Another node mirrors this shard now: what this one last heard of it grows old.
@@ -358,13 +405,13 @@ impl LinkCore {
             }
             mirrored.fetching = Fetching::Faulted;
             // What it did not take no longer fills memory.
-            self.owed += mirrored.in_hand.drain(..).map(|(_, bytes)| signed(bytes)).sum::<i64>();
+            self.credit.freed(mirrored.in_hand.drain(..).map(|(_, bytes)| bytes).sum());
         }
         while let Some(&(seq, bytes)) = mirrored.in_hand.front()
             && seq <= mirrored.copy.durable
         {
             mirrored.in_hand.pop_front();
-            self.owed += signed(bytes);
+            self.credit.freed(bytes);
         }
         if mirrored.mark.is_none_or(|mark| mark.seq <= mirrored.copy.durable) {
             mirrored.behind_since = None;
@@ -375,7 +422,7 @@ impl LinkCore {
                 Self::ask(shard, mirrored, now, out);
             }
         }
-        self.give_credit(self.config.credit_bytes / 8, out);
+        self.settle_credit(self.credit.wanted() / 8, now, out);
     }
 
     fn tell_durable(incarnation: u32, shard: ShardId, mirrored: &mut Mirrored, out: &mut Vec<LinkEffect>) {
@@ -388,21 +435,120 @@ impl LinkCore {
         }
     }
 
-    /// Gives back what is owed, if it is anything and at least so much.
-    fn give_credit(&mut self, at_least: u64, out: &mut Vec<LinkEffect>) {
-        if let Ok(owed @ 1..) = u64::try_from(self.owed)
-            && self.connected
-            && owed >= at_least
-        {
-            out.push(LinkEffect::Credit(owed));
-            self.owed = 0;
+    /// Gives back what is owed, if it is anything and at least so much; asks for what the connection is to have no more.
+    fn settle_credit(&mut self, at_least: u64, now: Timestamp, out: &mut Vec<LinkEffect>) {
+        if !self.connected {
+            return;
         }
+        if let Some(bytes) = self.credit.take_owed(at_least) {
+            out.push(LinkEffect::Credit(bytes));
+        }
+        if let Some(bytes) = self.credit.take_withdrawal(now) {
+            out.push(LinkEffect::Withdraw(bytes));
+        }
+    }
+
+    /// Of the link's credit, what this connection has.
+    pub(crate) fn allotted(&self) -> u64 {
+        self.credit.allotted()
+    }
+
+    /// What it is to have.
+    pub(crate) fn wanted(&self) -> u64 {
+        self.credit.wanted()
+    }
+
+    /// Asks for no more of a shard, which goes to another connection.
+    pub(crate) fn part(&mut self, shard: ShardId, out: &mut Vec<LinkEffect>) {
+        let Some(mirrored) = self.shards.get_mut(&shard) else { return };
+        if self.connected && matches!(mirrored.fetching, Fetching::Asked { .. }) {
+            out.push(LinkEffect::Stop(shard));
+        }
+        mirrored.refused_since = None;
+        if !matches!(mirrored.fetching, Fetching::Faulted) {
+            mirrored.fetching = Fetching::Parting;
+        }
+    }
+
+    /// Lets a shard go, unless something of it is in hand: until that is stored its end is not known, and it counts here.
+    pub(crate) fn take_out(&mut self, shard: ShardId) -> Option<Carried> {
+        let mirrored = self.shards.get(&shard).filter(|mirrored| mirrored.in_hand.is_empty()).is_some();
+        let mirrored = mirrored.then(|| self.shards.remove(&shard)).flatten()?;
+        Some(Carried { mirrored, fault: self.faults.remove(&shard) })
+    }
+
+    /// Takes a shard over from another connection, and asks for it from then on.
+    pub(crate) fn take_in(
+        &mut self,
+        shard: ShardId,
+        carried: Carried,
+        from: Timestamp,
+        now: Timestamp,
+        out: &mut Vec<LinkEffect>,
+    ) {
+        let Carried { mut mirrored, fault } = carried;
+        if let Some(fault) = fault {
+            self.faults.insert(shard, fault);
+        }
+        mirrored.heard = false;
+        // This source has not been told.
+        mirrored.told = Seq::ZERO;
+        mirrored.agreed_at = now;
+        if !matches!(mirrored.fetching, Fetching::Faulted) {
+            mirrored.fetching = Fetching::Paused(from);
+        }
+        if self.connected {
+            Self::tell_durable(self.config.hosting_incarnation, shard, &mut mirrored, out);
+            if matches!(mirrored.fetching, Fetching::Paused(from) if from <= now) {
+                Self::ask(shard, &mut mirrored, now, out);
+            }
+        }
+        self.shards.insert(shard, mirrored);
+    }
+
+    /// Asks for a shard that was refused no sooner than then, and holds that against no node.
+    pub(crate) fn ask_later(&mut self, shard: ShardId, from: Timestamp) {
+        if let Some(mirrored) = self.shards.get_mut(&shard)
+            && !matches!(mirrored.fetching, Fetching::Faulted | Fetching::Parting)
+        {
+            mirrored.refused_since = None;
+            mirrored.fetching = Fetching::Paused(from);
+        }
+    }
+
+    /// How far a shard that is carried here is stored.
+    pub(crate) fn durable_of(&self, shard: ShardId) -> Option<Seq> {
+        self.shards.get(&shard).map(|mirrored| mirrored.copy.durable)
+    }
+
+    /// Whether it is connected, its source has told how far it is with each shard, and that is stored here.
+    pub(crate) fn is_level(&self) -> bool {
+        self.connected && self.shards.values().all(|shard| shard.is_told() && !shard.is_behind())
+    }
+
+    /// What each shard waits for; whether the source of the link is in reach at all is the caller's to know.
+    pub(crate) fn waits(&self, in_reach: bool) -> impl Iterator<Item = (ShardId, Waits)> {
+        self.shards.iter().map(move |(&shard, mirrored)| {
+            let is_fed =
+                self.connected && matches!(mirrored.fetching, Fetching::Asked { unanswered: None, .. });
+            let is_faulted = matches!(mirrored.fetching, Fetching::Faulted);
+            let waits = if mirrored.copy.leads.is_none() || is_faulted {
+                Waits::ForNothing
+            } else if mirrored.is_behind() {
+                if is_fed { Waits::Fed } else { Waits::Unfed }
+            } else if in_reach && !mirrored.heard {
+                Waits::Unfed
+            } else {
+                Waits::ForNothing
+            };
+            (shard, waits)
+        })
     }
 
     fn frames(&mut self, shard: ShardId, frames: Vec<Frame>, now: Timestamp, out: &mut Vec<LinkEffect>) {
         let bytes: u64 = frames.iter().map(|frame| frame.encoded_len() as u64).sum();
         let Some(mirrored) = self.shards.get_mut(&shard) else {
-            self.owed += signed(bytes);
+            self.credit.freed(bytes);
             return;
         };
         let (first, last) = match (frames.first(), frames.last()) {
@@ -428,9 +574,9 @@ impl LinkCore {
                 out.push(LinkEffect::Append(shard, frames));
             }
             // Sent before the source heard of the newer fetch, or to a copy that takes nothing: not used.
-            _ => self.owed += signed(bytes),
+            _ => self.credit.freed(bytes),
         }
-        self.give_credit(self.config.credit_bytes / 8, out);
+        self.settle_credit(self.credit.wanted() / 8, now, out);
     }
 
     fn mark(&mut self, shard: ShardId, mark: SourceMark, now: Timestamp) {
@@ -461,7 +607,7 @@ impl LinkCore {
 
     fn refused(&mut self, shard: ShardId, reason: RefusedReason, last: Seq, message: String, now: Timestamp) {
         let Some(mirrored) = self.shards.get_mut(&shard) else { return };
-        if matches!(mirrored.fetching, Fetching::Faulted) {
+        if matches!(mirrored.fetching, Fetching::Faulted | Fetching::Parting) {
             // Sent before the source heard of it. Asking again would hand frames to a copy that takes none.
             return;
         }
@@ -510,7 +656,7 @@ impl LinkCore {
             }
         }
         // Credit too small for a message on its own must not keep the last bytes of a backlog away.
-        self.give_credit(1, out);
+        self.settle_credit(1, now, out);
         // Since when the source owes frames that do not come: one that has just agreed, or is not asked, owes none yet.
         let owed_since = self
             .shards
@@ -521,10 +667,12 @@ impl LinkCore {
             .map(|mirrored| mirrored.agreed_at.max(self.last_progress))
             .min();
         let patience = self.config.stall_ms << self.stalls_in_a_row.min(DOUBLINGS);
-        let unanswered = self.shards.values().any(|mirrored| {
-            matches!(mirrored.fetching, Fetching::Asked { unanswered: Some(since), .. } if now.0 >= since.0 + patience)
-        });
-        let no_progress = owed_since.is_some_and(|since| now.0 >= since.0 + patience);
+        let is_late = |since: Timestamp| now.0 >= since.0 + patience;
+        let unanswered = self.credit.unanswered().is_some_and(is_late)
+            || self.shards.values().any(|mirrored| {
+                matches!(mirrored.fetching, Fetching::Asked { unanswered: Some(since), .. } if is_late(since))
+            });
+        let no_progress = owed_since.is_some_and(is_late);
         let silent = now.0 >= self.last_heard.0 + patience;
         // Another node of the source's region may have what this one has not, or no more.
         let refused = self.shards.values().any(|mirrored| {
@@ -579,11 +727,6 @@ impl LinkCore {
         };
         status
     }
-}
-
-/// Bytes in memory, or a setting of such: far below the limit.
-fn signed(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

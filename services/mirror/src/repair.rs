@@ -15,7 +15,8 @@ use v1::link_request::Request as Out;
 use v1::link_response::Response as In;
 
 use crate::hello::{Identity, Vetting};
-use crate::links::{Dialer, Session, open};
+use crate::links::Dialer;
+use crate::session::{Session, open};
 use crate::sources::Source;
 use crate::split_frames;
 
@@ -174,10 +175,10 @@ async fn prove(session: &mut Session, stretch: &Stretch) -> Result<Proven, Strin
             Some(In::Refused(refused)) if is_of(refused.shard.as_ref(), stretch.shard) => {
                 return Err(refused.message);
             }
-            Some(In::Mark(mark)) if is_of(mark.shard.as_ref(), stretch.shard) => {
-                if mark.committed_seq < stretch.last.0 {
-                    return Err(format!("it has the shard up to {}", mark.committed_seq));
-                }
+            Some(In::Mark(mark))
+                if is_of(mark.shard.as_ref(), stretch.shard) && mark.committed_seq < stretch.last.0 =>
+            {
+                return Err(format!("it has the shard up to {}", mark.committed_seq));
             }
             _ => {}
         }

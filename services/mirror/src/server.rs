@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::Stream;
 use meridian_shard::{Progress, Reader, ShardHandle, ShardHost, Totals};
 use meridian_storage::Chain;
-use meridian_types::{LeaderEpoch, RegionName, Seq, ShardId};
+use meridian_types::{LeaderEpoch, NodeId, RegionName, Seq, ShardId};
 use meridian_wire::{ApiError, Reason, v1};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -50,6 +50,9 @@ pub trait Neighbours: Send + Sync + 'static {
 
     /// Whether they alone have replicas of a shard.
     fn is_placed_elsewhere(&self, shard: ShardId) -> bool;
+
+    /// The nodes of this region that have replicas of a shard, as far as this one knows.
+    fn holders(&self, shard: ShardId) -> Vec<NodeId>;
 }
 
 impl PeerServer {
@@ -224,6 +227,7 @@ impl Session {
                 self.step(FeedInput::Stop(shard));
             }
             In::Credit(credit) => self.step(FeedInput::Credit(credit.bytes)),
+            In::Withdraw(credit) => self.step(FeedInput::Withdraw(credit.bytes)),
             In::Durable(mark) => {
                 let shard = shard_of(mark.shard.as_ref())?;
                 let totals = Totals { events: mark.events, bytes: mark.bytes };
@@ -335,6 +339,9 @@ impl Session {
                     frames: join_frames(&frames),
                 }));
             }
+            FeedEffect::Withdrawn(bytes) => {
+                self.pending.push_back(Out::Withdrawn(v1::LinkCredit { bytes }));
+            }
             FeedEffect::Mark(shard, mark) => self.pending.push_back(Out::Mark(v1::ShardMark {
                 shard: Some(shard.into()),
                 committed_seq: mark.seq.0,
@@ -343,6 +350,8 @@ impl Session {
                 hlc: mark.hlc.0,
             })),
             FeedEffect::Refuse { shard, reason, last, message } => {
+                let is_elsewhere = reason == RefusedReason::UnknownShard;
+                let holders = if is_elsewhere { self.neighbours.holders(shard) } else { Vec::new() };
                 let reason = match reason {
                     RefusedReason::ChainDiffers => v1::shard_refused::Reason::ChainDiffers,
                     RefusedReason::OriginShorter => v1::shard_refused::Reason::OriginShorter,
@@ -355,6 +364,7 @@ impl Session {
                     reason: reason.into(),
                     last_seq: last.0,
                     message,
+                    holders: holders.into_iter().map(|node| node.0).collect(),
                 }));
             }
         }

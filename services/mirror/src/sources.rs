@@ -57,6 +57,17 @@ impl Sources {
         self.failures = self.failures.saturating_add(1);
     }
 
+    /// A line to the origin was tried beside a relay that works, and carried nothing: the relay's turn is next.
+    pub fn relapse(&mut self) {
+        let direct = (self.nodes)().iter().filter(|source| self.is_direct(source)).count();
+        self.failures = direct + 1;
+    }
+
+    /// Another node of the same region, if it is known.
+    pub fn node_beside(&self, source: &Source, node: NodeId) -> Option<Source> {
+        (self.nodes)().into_iter().find(|known| known.region == source.region && known.node == node)
+    }
+
     /// How many tries in a row have come to nothing.
     pub fn failures(&self) -> u32 {
         u32::try_from(self.failures).unwrap_or(u32::MAX)
@@ -74,7 +85,7 @@ impl Sources {
 }
 
 fn turn(sources: Vec<Source>, turn: &mut usize) -> Option<Source> {
-    // Where nobody is known, nobody's turn is over.
+    // Where nobody is known, it is nobody's turn.
     let place = turn.checked_rem(sources.len())?;
     *turn = turn.wrapping_add(1);
     sources.into_iter().nth(place)
@@ -113,6 +124,23 @@ mod tests {
     #[test]
     fn without_relays_the_origin_is_asked_again_and_again() {
         assert_eq!(asked(&mut of(vec![source("us", 1)]), 4), [1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn after_a_relapse_a_relay_is_next() {
+        let mut sources = of(vec![source("us", 1), source("us", 2), source("eu", 4)]);
+        let _ = sources.next();
+        sources.failed();
+        sources.relapse();
+        assert_eq!(asked(&mut sources, 2), [4, 2]);
+    }
+
+    #[test]
+    fn a_node_beside_is_one_of_the_same_region() {
+        let sources = of(vec![source("us", 1), source("us", 2), source("eu", 4)]);
+        assert_eq!(sources.node_beside(&source("us", 1), NodeId(2)), Some(source("us", 2)));
+        assert_eq!(sources.node_beside(&source("us", 1), NodeId(4)), None, "another region's");
+        assert_eq!(sources.node_beside(&source("us", 1), NodeId(9)), None, "nobody's");
     }
 
     #[test]

@@ -54,4 +54,8 @@ pub struct LinkStatus {
     pub reconnects: u64,
     /// How often it was connected anew because it made no progress.
     pub stalls: u64,
+    /// For how long there was something to read and no progress, in all, over reconnects too.
+    pub stalled: Duration,
+    /// Connections besides the first, to nodes that hold what that one's does not.
+    pub legs: u32,
 }

@@ -30,6 +30,8 @@ fn a_copy_is_a_prefix_of_its_origin_and_catches_up() {
         let rest = [met.jumps, met.lost_reads, met.stalls];
         assert!(crashes_and_cuts.into_iter().chain(rest).all(|times| times > count / 10), "{met:?}");
         assert!(met.behind > 0 && met.overdrawn > count / 10, "{met:?}");
+        let legs = [met.legs, met.legs_lost, met.moves, met.nodes_down, met.withdrawn];
+        assert!(legs.into_iter().all(|times| times > count / 10), "{met:?}");
     }
 }
 

@@ -13,8 +13,8 @@ use meridian_metadata::{
     CatalogGroup, Config as RaftConfig, OnFatal, PlacementGroup, RaftServers, StartError, WantedNodes,
 };
 use meridian_mirror::{
-    DurableBoard, Identity, LinkConfig, Links, Neighbours as _, PeerServer, RepairSources, Repairs, Source,
-    Whereabouts,
+    DurableBoard, Elsewhere, Identity, LinkConfig, Links, Neighbours as _, PeerServer, RepairSources,
+    Repairs, Source, Whereabouts,
 };
 use meridian_region::{Agent, Region, RegionConfig, RegionServer, keep_nodes, keep_restored};
 use meridian_shard::{ByGroup, HostConfig, OpenError, ShardHost};
@@ -420,8 +420,12 @@ impl Parts<'_> {
         let close = CancellationToken::new();
         let limits = &self.config.limits;
         let window = u32::try_from(limits.connection_window_bytes.0).unwrap_or(u32::MAX);
-        let bounding =
-            tokio::spawn(show_bound(self.config.clone(), self.region.clone(), self.metrics.clone()));
+        let bounding = tokio::spawn(show_bound(
+            self.config.clone(),
+            self.region.clone(),
+            self.catalog.clone(),
+            self.metrics.clone(),
+        ));
         let mut server = tokio::spawn(
             Server::builder()
                 // What was sent ahead lies in memory before it is metered. No request takes all of a connection.
@@ -557,9 +561,15 @@ impl Parts<'_> {
             self.clock.clone(),
             self.vetting.clone(),
             whereabouts(self.catalog.clone(), self.me.region.clone()),
+            self.elsewhere(),
         ));
         self.look_for_copies(host, &links)?;
         Ok(links)
+    }
+
+    fn elsewhere(&self) -> Elsewhere {
+        let region = self.region.clone();
+        Arc::new(move |shard| region.is_placed_elsewhere(shard))
     }
 
     /// Each link carries what its region writes, and every past incarnation's shards: any region may have most of those.
@@ -626,18 +636,29 @@ impl Parts<'_> {
     }
 }
 
-/// Shows what memory is bounded by, whenever nodes of the region come or go.
-async fn show_bound(config: NodeConfig, region: Region, metrics: Arc<Metrics>) {
-    let mut changed = region.changed();
+/// Shows what memory is bounded by, whenever nodes come or go.
+async fn show_bound(
+    config: NodeConfig,
+    region: Region,
+    catalog: meridian_metadata::CatalogHandle,
+    metrics: Arc<Metrics>,
+) {
+    let (mut changed, mut changed_elsewhere) = (region.changed(), catalog.changed());
+    let elsewhere = whereabouts(catalog, config.node.region.clone());
     let mut shown = None;
     loop {
         let neighbours = region.placement().nodes().count().saturating_sub(1);
-        if shown.replace(neighbours) != Some(neighbours) {
-            let bound = config.memory_bound_among(neighbours);
+        let elsewhere = elsewhere().len();
+        if shown.replace((neighbours, elsewhere)) != Some((neighbours, elsewhere)) {
+            let bound = config.memory_bound_among(neighbours, elsewhere);
             metrics.memory_bound_bytes.set(i64::try_from(bound.0).unwrap_or(i64::MAX));
-            tracing::info!(%bound, neighbours, "memory is bounded by the configured limits");
+            tracing::info!(%bound, neighbours, elsewhere, "memory is bounded by the configured limits");
         }
-        if changed.changed().await.is_err() {
+        let changed = tokio::select! {
+            changed = changed.changed() => changed.is_ok(),
+            changed = changed_elsewhere.changed() => changed.is_ok(),
+        };
+        if !changed {
             return;
         }
     }

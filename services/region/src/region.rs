@@ -366,6 +366,17 @@ impl Neighbours for Region {
         let (state, me) = (self.0.placement.state(), self.0.me.node);
         state.shard(shard).is_some_and(|row| !row.is_voter(me) && row.learner != Some(me))
     }
+
+    fn holders(&self, shard: ShardId) -> Vec<NodeId> {
+        let (state, me) = (self.0.placement.state(), self.0.me.node);
+        let mut holders = state.shard(shard).map(|row| row.voters()).unwrap_or_default();
+        holders.retain(|node| *node != me);
+        // One that does not answer here is not worth a try from afar, unless it is all there is.
+        if holders.iter().any(|node| self.is_heard(*node)) {
+            holders.retain(|node| self.is_heard(*node));
+        }
+        holders
+    }
 }
 
 /// What the shards say goes through this. It keeps no region alive: the region's host keeps the shards, and they this.

@@ -139,6 +139,7 @@ impl World {
         let input = match reply {
             Reply::Pong => LinkInput::Pong(Duration::from_millis(1)),
             Reply::Feed(FeedEffect::Push { shard, frames }) => LinkInput::Frames { shard, frames },
+            Reply::Feed(FeedEffect::Withdrawn(bytes)) => LinkInput::Withdrawn(bytes),
             Reply::Feed(FeedEffect::Mark(shard, mark)) => LinkInput::Mark(shard, mark),
             Reply::Feed(FeedEffect::Refuse { shard, reason, last, message }) => {
                 if matches!(

@@ -56,6 +56,8 @@ pub fn link_input(input: &LinkInput) -> &'static str {
             RefusedReason::OriginShorter => "link takes Refused: origin shorter",
             RefusedReason::Damaged => "link takes Refused: damaged",
         },
+        LinkInput::Allot(_) => "link takes Allot",
+        LinkInput::Withdrawn(_) => "link takes Withdrawn",
         LinkInput::Pong(_) => "link takes Pong",
         LinkInput::Tick => "link takes Tick",
     }
@@ -68,6 +70,7 @@ pub fn feed_input(input: &FeedInput) -> &'static str {
         FeedInput::Stop(_) => "feed takes Stop",
         FeedInput::Left(_) => "feed takes Left",
         FeedInput::Credit(_) => "feed takes Credit",
+        FeedInput::Withdraw(_) => "feed takes Withdraw",
         FeedInput::Advanced(..) => "feed takes Advanced",
         FeedInput::LookedUp { chain: Ok(Some(_)), .. } => "feed takes LookedUp",
         FeedInput::LookedUp { .. } => "feed takes LookedUp, not found",
@@ -107,6 +110,7 @@ pub fn request(request: &LinkEffect) -> &'static str {
     match request {
         LinkEffect::Fetch { .. } => "link: Fetch",
         LinkEffect::Credit(_) => "link: Credit",
+        LinkEffect::Withdraw(_) => "link: Withdraw",
         LinkEffect::Stop(_) => "link: Stop",
         LinkEffect::Durable(..) => "link: Durable",
         LinkEffect::Ping => "link: Ping",

@@ -32,6 +32,7 @@ impl World {
                 FeedInput::Fetch { shard, from, chain_before, mark }
             }
             LinkEffect::Credit(bytes) => FeedInput::Credit(bytes),
+            LinkEffect::Withdraw(bytes) => FeedInput::Withdraw(bytes),
             LinkEffect::Stop(shard) => FeedInput::Stop(shard),
             LinkEffect::Durable(shard, mark) => {
                 let Some(session) = process.sessions.get(&connection) else { return };

@@ -98,12 +98,17 @@ impl Laws {
         self.in_hand.clear();
     }
 
-    /// Law 8: what may still come and what waits to be stored are within the credit, but for one frame.
-    pub fn credit(&mut self, credit: u64, given: u64, received: u64, copies: &[Shard]) {
+    /// Law 8: what may still come, on each connection, and what waits to be stored are within the credit, but for one frame of
+    /// each connection.
+    pub fn credit(&mut self, credit: u64, may_come: &[i64], most_legs: u64, copies: &[Shard]) {
         self.in_hand.retain(|&(no, seq, _)| copies[no].applied() < seq);
         let waiting: u64 = self.in_hand.iter().map(|&(_, _, bytes)| bytes).sum();
-        let held = (given + waiting).saturating_sub(received);
-        assert!(held <= credit.max(waiting), "seed {}: {held} bytes against a credit of {credit}", self.seed);
-        assert!(waiting <= credit + FRAME_MAX, "seed {}: {waiting} bytes wait, credit {credit}", self.seed);
+        // What was overdrawn on a connection that is gone is still stored, and no longer owed by anyone.
+        let overdrawn = (most_legs - 1) * FRAME_MAX;
+        let held = may_come.iter().sum::<i64>().saturating_add_unsigned(waiting);
+        let most = credit.max(waiting) + overdrawn;
+        assert!(held <= most as i64, "seed {}: {held} bytes against a credit of {credit}", self.seed);
+        let most = credit + FRAME_MAX + overdrawn;
+        assert!(waiting <= most, "seed {}: {waiting} bytes wait, credit {credit}", self.seed);
     }
 }

@@ -1,6 +1,8 @@
 //! A link between two sites in simulated time: everything that can happen to it comes from one seed.
 //!
-//! The cores are the real ones (`Replica` at both ends, `Feed`, `LinkCore`). Simulated are what their shells do: channels
+//! The cores are the real ones (`Replica` at both ends, `Feed`, `Legs`). The source's region has one node or some, of which each
+//! holds some of the shards: one replica stands for all of a shard's, as if they were never apart. Simulated are what their
+//! shells do: channels
 //! that keep an order and take their time, a disk that does so too, a network like TCP (in order, cut at any message,
 //! what was on its way gone; or silent for ever), processes that end at any moment, clocks that jump.
 
@@ -14,11 +16,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use meridian_batch::{BatchBuilder, Codec, Event as BatchEvent};
 use meridian_mirror::{
-    CopyState, Feed, FeedEffect, FeedInput, LinkConfig, LinkCore, LinkEffect, LinkInput, SourceMark,
+    CopyState, Feed, FeedEffect, FeedInput, LegId, Legs, LegsEffect, LegsInput, LinkConfig, LinkEffect,
+    LinkInput, RefusedReason, SourceMark,
 };
 use meridian_shard::{Home, Input, Publish, RequestId};
 use meridian_storage::Frame;
-use meridian_types::{Origin, Partition, RegionId, Seq, ShardId, ShardNo, StreamId, TenantId, Timestamp};
+use meridian_types::{
+    NodeId, Origin, Partition, RegionId, Seq, ShardId, ShardNo, StreamId, TenantId, Timestamp,
+};
 use rand::rngs::Xoshiro256PlusPlus as Rng;
 use rand::{RngExt, SeedableRng};
 
@@ -49,6 +54,11 @@ pub struct Met {
     pub shorter: u64,
     pub overdrawn: u64,
     pub dropped: u64,
+    pub legs: u64,
+    pub legs_lost: u64,
+    pub moves: u64,
+    pub nodes_down: u64,
+    pub withdrawn: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,6 +92,8 @@ enum Event {
     Append(u64, usize, Vec<Frame>),
     Tick(u64),
     Connect(u64),
+    /// An attempt at a leg comes to something.
+    OpenLeg(u64, NodeId, u64),
     /// The sink hears that a connection is gone.
     Lost(u64),
     Fault,
@@ -93,6 +105,19 @@ struct Session {
     followed: BTreeSet<usize>,
     given: u64,
     pushed: u64,
+}
+
+/// A connection, as the network sees it.
+struct Conn {
+    leg: LegId,
+    node: NodeId,
+    open: bool,
+    /// It swallows everything.
+    swallows: bool,
+    session: Option<Session>,
+    /// By the sink: what was given and not given back, and what came.
+    given: u64,
+    received: u64,
 }
 
 pub struct World {
@@ -111,17 +136,20 @@ pub struct World {
     boot: u64,
     /// Counts the sink's processes: what was on its way in one that ended is gone.
     sink_life: u64,
-    link: LinkCore,
+    legs: Legs,
     config: LinkConfig,
-    /// The connection that stands, as the network sees it, and whether it swallows everything.
-    conn: u64,
-    open: bool,
-    swallows: bool,
-    session: Option<Session>,
-    /// The connection that the sink believes in.
-    believes: Option<u64>,
-    given: u64,
-    received: u64,
+    /// The connections that either end believes in.
+    conns: BTreeMap<u64, Conn>,
+    next_conn: u64,
+    /// Those that the sink believes in.
+    believes: BTreeMap<LegId, u64>,
+    /// Legs that are being opened, and which attempt counts.
+    opening: BTreeMap<NodeId, u64>,
+    /// The nodes of the source's region, which of them hold each shard, and until when one is out of reach.
+    nodes: u32,
+    holders: Vec<BTreeSet<NodeId>>,
+    down: (NodeId, u64),
+    turn: u32,
     showing: Vec<bool>,
     flushing: [Vec<bool>; 2],
     board: BTreeMap<ShardId, Seq>,
@@ -147,6 +175,8 @@ impl World {
             retry_ms: 200,
             hosting_incarnation: 1,
         };
+        let nodes = rng.random_range(1..=3);
+        let holders = (0..SHARDS).map(|_| some_nodes(&mut rng, nodes)).collect();
         let batches =
             [(1, 10), (3, 40), (1, 900), (7, 300)].map(|(events, bytes)| (batch(events, bytes), events));
         let mut world = Self {
@@ -162,15 +192,16 @@ impl World {
             sink_up: false,
             boot: 0,
             sink_life: 0,
-            link: LinkCore::new(config),
+            legs: Legs::new(config, NodeId(9)),
             config,
-            conn: 0,
-            open: false,
-            swallows: false,
-            session: None,
-            believes: None,
-            given: 0,
-            received: 0,
+            conns: BTreeMap::new(),
+            next_conn: 0,
+            believes: BTreeMap::new(),
+            opening: BTreeMap::new(),
+            nodes,
+            holders,
+            down: (NodeId(0), 0),
+            turn: 0,
             showing: vec![false; SHARDS],
             flushing: [vec![false; SHARDS], vec![false; SHARDS]],
             board: BTreeMap::new(),
@@ -227,7 +258,7 @@ impl World {
         }
         self.calm();
         self.until_well();
-        let status = self.link.status(self.time(Side::Sink));
+        let status = self.legs.status(self.time(Side::Sink));
         let fault = status.faults.iter().find(|fault| fault.shard == self.sink[no].id);
         match fault.map(|fault| fault.reason) {
             Some("CHAIN_DIFFERS") => self.met.differing += 1,
@@ -260,7 +291,7 @@ impl World {
             self.laws.caught_up(no, &self.sink[no]);
             self.met.mirrored += self.sink[no].durable.len() as u64;
         }
-        let status = self.link.status(self.time(Side::Sink));
+        let status = self.legs.status(self.time(Side::Sink));
         if self.rewritten.is_none() {
             assert_eq!((status.events, status.bytes), (0, 0), "seed {}", self.seed);
             assert!(status.faults.is_empty(), "seed {}: {:?}", self.seed, status.faults);
@@ -270,7 +301,10 @@ impl World {
 
     /// Caught up, everything durable, told so, and all credit given back.
     fn is_well(&self) -> bool {
-        let Some(session) = &self.session else { return false };
+        let believed = || self.believes.values().filter_map(|conn| self.conns.get(conn)?.session.as_ref());
+        if believed().count() != self.believes.len() || !self.believes.contains_key(&LegId::Main) {
+            return false;
+        }
         let caught_up = (0..SHARDS).filter(|no| Some(*no) != self.rewritten).all(|no| {
             let (source, sink) = (&self.source[no], &self.sink[no]);
             let end = source.appended();
@@ -280,10 +314,11 @@ impl World {
                 && self.board.get(&sink.id) == Some(&Seq(end))
         });
         let faulted = self.rewritten.is_none_or(|no| {
-            let status = self.link.status(self.time(Side::Sink));
+            let status = self.legs.status(self.time(Side::Sink));
             self.source[no].is_ready() && status.faults.iter().any(|fault| fault.shard == self.sink[no].id)
         });
-        caught_up && faulted && session.given == session.pushed + self.config.credit_bytes
+        let out: i64 = believed().map(|session| session.given as i64 - session.pushed as i64).sum();
+        caught_up && faulted && self.opening.is_empty() && out == self.config.credit_bytes as i64
     }
 
     fn describe(&self) -> String {
@@ -293,10 +328,11 @@ impl World {
                 format!("{}/{} → {}/{}", source.applied(), source.appended(), sink.applied(), sink.appended())
             })
             .collect();
-        let credit = self.session.as_ref().map(|session| (session.given, session.pushed));
+        let session = |conn: &Conn| conn.session.as_ref().map(|session| (session.given, session.pushed));
+        let credit: Vec<_> = self.conns.values().map(|conn| (conn.leg, conn.node, session(conn))).collect();
         format!(
-            "applied/appended {logs:?}, given and pushed {credit:?} of {}, board {:?}, link {:?}",
-            self.config.credit_bytes, self.board, self.link
+            "applied/appended {logs:?}, given and pushed {credit:?} of {}, board {:?}, holders {:?}, link {:?}",
+            self.config.credit_bytes, self.board, self.holders, self.legs
         )
     }
 
@@ -343,8 +379,10 @@ impl World {
                 let shard = self.source[no].id;
                 self.feed(conn, FeedInput::Advanced(shard, mark));
             }
+            Event::OpenLeg(life, node, attempt) if life == self.sink_life => self.open_leg(node, attempt),
             Event::Tell(conn, count) => {
                 if self.has_session(conn) {
+                    self.end_what_has_left(conn);
                     self.feed(conn, FeedInput::TellMarks { all: count.is_multiple_of(10) });
                     self.after(100, Event::Tell(conn, count + 1));
                 }
@@ -359,7 +397,7 @@ impl World {
             Event::Copy(life, no, state) if life == self.sink_life => {
                 let shard = self.sink[no].id;
                 (shard.no.0, state.appended.0, state.durable.0).hash(&mut self.trace);
-                self.link(LinkInput::Copy(shard, *state));
+                self.link(LegsInput::Copy(shard, *state));
             }
             Event::Append(life, no, frames) if life == self.sink_life => {
                 for frame in frames {
@@ -367,11 +405,11 @@ impl World {
                 }
             }
             Event::Tick(life) if life == self.sink_life => {
-                self.link(LinkInput::Tick);
+                self.link(LegsInput::Tick);
                 self.after(100, Event::Tick(life));
             }
             Event::Connect(life) if life == self.sink_life => self.connect(),
-            Event::Lost(conn) if self.believes == Some(conn) => self.lost(),
+            Event::Lost(conn) => self.lost(conn),
             Event::Fault => self.fault(),
             _ => self.met.dropped += 1,
         }
@@ -382,8 +420,10 @@ impl World {
         for no in 0..SHARDS {
             self.laws.follow(no, &self.source[no]);
         }
-        if self.believes.is_some() && self.rewritten.is_none() {
-            self.laws.credit(self.config.credit_bytes, self.given, self.received, &self.sink);
+        if !self.believes.is_empty() && self.rewritten.is_none() {
+            let believed = self.believes.values().filter_map(|conn| self.conns.get(conn));
+            let may_come: Vec<i64> = believed.map(|conn| conn.given as i64 - conn.received as i64).collect();
+            self.laws.credit(self.config.credit_bytes, &may_come, u64::from(self.nodes), &self.sink);
         }
     }
 
@@ -416,7 +456,7 @@ impl World {
             Side::Source => self.source_up = true,
             Side::Sink => {
                 self.sink_up = true;
-                self.link = LinkCore::new(self.config);
+                self.legs = Legs::new(self.config, NodeId(9));
                 let life = self.sink_life;
                 self.after(0, Event::Tick(life));
                 let delay = self.some(100);
@@ -435,19 +475,20 @@ impl World {
         match side {
             Side::Source => {
                 self.source_up = false;
-                self.session = None;
                 self.board.clear();
-                self.end_connection();
+                for conn in self.conns.keys().copied().collect::<Vec<_>>() {
+                    self.end_connection(conn);
+                }
             }
             Side::Sink => {
                 self.sink_up = false;
                 self.sink_life += 1;
-                self.believes = None;
+                self.believes.clear();
+                self.opening.clear();
                 self.showing = vec![false; SHARDS];
                 self.laws.hand_over_nothing();
-                self.met.stalls += self.link.status(self.time(Side::Sink)).stalls;
-                // The source's session ends when its machine says so, or when the next one comes.
-                self.open = false;
+                self.met.stalls += self.legs.status(self.time(Side::Sink)).stalls;
+                self.conns.clear();
             }
         }
         let delay = self.some(400);
@@ -535,74 +576,118 @@ impl World {
 
     fn connect(&mut self) {
         let life = self.sink_life;
-        if !self.source_up {
+        self.turn += 1;
+        let node = NodeId(1 + self.turn % self.nodes);
+        if !self.reach(node) {
             let delay = 50 + self.some(300);
             return self.after(delay, Event::Connect(life));
         }
-        self.conn += 1;
-        self.open = true;
-        self.swallows = false;
-        self.believes = Some(self.conn);
-        self.session =
-            Some(Session { feed: Feed::default(), followed: BTreeSet::new(), given: 0, pushed: 0 });
-        self.given = 0;
-        self.received = 0;
-        self.after(100, Event::Tell(self.conn, 1));
-        self.link(LinkInput::Connected);
+        self.connected(LegId::Main, node);
+    }
+
+    fn reach(&self, node: NodeId) -> bool {
+        self.source_up && !(self.down.0 == node && self.now < self.down.1)
+    }
+
+    fn connected(&mut self, leg: LegId, node: NodeId) {
+        self.next_conn += 1;
+        let id = self.next_conn;
+        let session = Session { feed: Feed::default(), followed: BTreeSet::new(), given: 0, pushed: 0 };
+        let (open, swallows, session) = (true, false, Some(session));
+        self.conns.insert(id, Conn { leg, node, open, swallows, session, given: 0, received: 0 });
+        self.believes.insert(leg, id);
+        self.after(100, Event::Tell(id, 1));
+        self.link(LegsInput::Connected(leg));
+    }
+
+    fn open_leg(&mut self, node: NodeId, attempt: u64) {
+        if self.opening.get(&node) != Some(&attempt) {
+            return;
+        }
+        self.opening.remove(&node);
+        if self.reach(node) {
+            self.met.legs += 1;
+            self.connected(LegId::To(node), node);
+        } else {
+            self.link(LegsInput::Lost(LegId::To(node)));
+        }
     }
 
     /// The connection is gone. The sink hears of it soon; or never, if the network swallows that too.
-    fn end_connection(&mut self) {
-        if self.open && !self.swallows && self.rng.random_bool(0.7) {
+    fn end_connection(&mut self, id: u64) {
+        let told = self.rng.random_bool(0.7);
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let told = told && conn.open && !conn.swallows;
+        conn.open = false;
+        conn.session = None;
+        if told {
             let delay = self.some(80);
-            self.after(delay, Event::Lost(self.conn));
+            self.after(delay, Event::Lost(id));
         }
-        self.open = false;
     }
 
-    fn lost(&mut self) {
-        self.believes = None;
-        self.session = None;
-        self.open = false;
-        self.link(LinkInput::Disconnected);
-        let (delay, life) = (50 + self.some(200), self.sink_life);
-        self.after(delay, Event::Connect(life));
+    fn lost(&mut self, id: u64) {
+        let Some(conn) = self.conns.remove(&id) else { return };
+        self.believes.remove(&conn.leg);
+        self.met.legs_lost += u64::from(conn.leg != LegId::Main);
+        if conn.leg == LegId::Main {
+            let (delay, life) = (50 + self.some(200), self.sink_life);
+            self.after(delay, Event::Connect(life));
+        }
+        self.link(LegsInput::Lost(conn.leg));
     }
 
     fn reaches(&self, conn: u64) -> bool {
-        conn == self.conn && self.open && !self.swallows
+        self.conns.get(&conn).is_some_and(|conn| conn.open && !conn.swallows)
     }
 
     fn has_session(&self, conn: u64) -> bool {
-        conn == self.conn && self.session.is_some()
+        self.conns.get(&conn).is_some_and(|conn| conn.session.is_some())
     }
 
-    fn link(&mut self, input: LinkInput) {
+    fn session(&mut self, conn: u64) -> Option<&mut Session> {
+        self.conns.get_mut(&conn).and_then(|conn| conn.session.as_mut())
+    }
+
+    fn link(&mut self, input: LegsInput) {
         let mut effects = Vec::new();
-        self.link.step(input, self.time(Side::Sink), &mut effects);
+        self.legs.step(input, self.time(Side::Sink), &mut effects);
+        let mut given_up = None;
         for effect in effects {
             match effect {
-                LinkEffect::Append(shard, frames) => {
+                LegsEffect::On(_, LinkEffect::Append(shard, frames)) => {
                     let no = usize::from(shard.no.0);
                     self.laws.handed(no, &frames);
                     let (delay, life) = (self.some(8), self.sink_life);
                     self.in_order(("inbox", no as u64), delay, Event::Append(life, no, frames));
                 }
-                LinkEffect::Reconnect => {
-                    self.lost();
-                    return;
-                }
-                request => {
-                    let Some(conn) = self.believes else {
+                LegsEffect::On(leg, LinkEffect::Reconnect) => given_up = self.believes.get(&leg).copied(),
+                LegsEffect::On(leg, request) => {
+                    let Some(id) = self.believes.get(&leg).copied() else {
                         panic!("seed {}: {request:?} without a connection", self.seed)
                     };
-                    if let LinkEffect::Credit(bytes) = request {
-                        self.given += bytes;
+                    if let (LinkEffect::Credit(bytes), Some(conn)) = (&request, self.conns.get_mut(&id)) {
+                        conn.given += bytes;
                     }
                     let delay = self.way / 2 + self.some(self.way);
-                    self.in_order(("to source", conn), delay, Event::Request(conn, request));
+                    self.in_order(("to source", id), delay, Event::Request(id, request));
+                }
+                LegsEffect::Open(node, within) => {
+                    self.next_conn += 1;
+                    self.opening.insert(node, self.next_conn);
+                    let delay = self.some(within.as_millis() as u64) + self.some(100);
+                    self.after(delay, Event::OpenLeg(self.sink_life, node, self.next_conn));
+                }
+                LegsEffect::Close(node) => {
+                    self.opening.remove(&node);
+                    if let Some(id) = self.believes.remove(&LegId::To(node)) {
+                        self.conns.remove(&id);
+                    }
                 }
             }
+        }
+        if let Some(id) = given_up {
+            self.lost(id);
         }
     }
 
@@ -615,19 +700,21 @@ impl World {
         match request {
             LinkEffect::Fetch { shard, from, chain_before } => {
                 let no = usize::from(shard.no.0);
-                let mark = Some(self.source[no].source_mark());
-                if let Some(session) = &mut self.session {
+                let holds = self.conns.get(&conn).is_some_and(|conn| self.holders[no].contains(&conn.node));
+                let mark = holds.then(|| self.source[no].source_mark());
+                if let Some(session) = self.session(conn).filter(|_| holds) {
                     session.followed.insert(no);
                 }
                 self.feed(conn, FeedInput::Fetch { shard, from, chain_before, mark });
                 self.advanced(no);
             }
             LinkEffect::Credit(bytes) => {
-                if let Some(session) = &mut self.session {
+                if let Some(session) = self.session(conn) {
                     session.given += bytes;
                 }
                 self.feed(conn, FeedInput::Credit(bytes));
             }
+            LinkEffect::Withdraw(bytes) => self.feed(conn, FeedInput::Withdraw(bytes)),
             LinkEffect::Durable(shard, mark) => {
                 let copy = &self.sink[usize::from(shard.no.0)];
                 assert!(
@@ -649,11 +736,29 @@ impl World {
 
     /// The follower of a shard looks at it, and says so some time later.
     fn advanced(&mut self, no: usize) {
-        let conn = self.conn;
-        if self.session.as_ref().is_some_and(|session| session.followed.contains(&no)) {
+        let follows =
+            |conn: &Conn| conn.session.as_ref().is_some_and(|session| session.followed.contains(&no));
+        let conns: Vec<u64> =
+            self.conns.iter().filter(|(_, conn)| follows(conn)).map(|(id, _)| *id).collect();
+        for conn in conns {
             let mark = self.source[no].source_mark();
             let delay = self.some(5);
-            self.in_order(("followers", no as u64), delay, Event::Advanced(conn, no, mark));
+            self.in_order(("followers", conn << 8 | no as u64), delay, Event::Advanced(conn, no, mark));
+        }
+    }
+
+    /// A replica has left the node after it was asked for.
+    fn end_what_has_left(&mut self, conn: u64) {
+        let Some(node) = self.conns.get(&conn).map(|conn| conn.node) else { return };
+        for no in 0..SHARDS {
+            if self.holders[no].contains(&node) {
+                continue;
+            }
+            let Some(session) = self.session(conn) else { return };
+            if session.followed.remove(&no) {
+                let shard = self.source[no].id;
+                self.feed(conn, FeedInput::Left(shard));
+            }
         }
     }
 
@@ -661,7 +766,7 @@ impl World {
         if !self.has_session(conn) {
             return;
         }
-        let Some(session) = &mut self.session else { return };
+        let Some(session) = self.session(conn) else { return };
         let mut effects = Vec::new();
         session.feed.step(input, &mut effects);
         for effect in effects {
@@ -671,12 +776,22 @@ impl World {
                     self.after(delay, Event::Look(conn, effect));
                 }
                 effect => {
-                    if let (FeedEffect::Push { shard, frames }, Some(session)) = (&effect, &mut self.session)
-                    {
-                        assert!(session.given > session.pushed, "seed {}: pushed without credit", self.seed);
-                        session.pushed += bytes_of(frames);
-                        self.met.overdrawn += u64::from(session.pushed > session.given);
-                        self.laws.pushed(usize::from(shard.no.0), frames);
+                    match &effect {
+                        FeedEffect::Push { shard, frames } => {
+                            let seed = self.seed;
+                            let Some(session) = self.session(conn) else { return };
+                            assert!(session.given > session.pushed, "seed {seed}: pushed without credit");
+                            session.pushed += bytes_of(frames);
+                            let overdrawn = session.pushed > session.given;
+                            self.met.overdrawn += u64::from(overdrawn);
+                            self.laws.pushed(usize::from(shard.no.0), frames);
+                        }
+                        FeedEffect::Withdrawn(bytes) => {
+                            let Some(session) = self.session(conn) else { return };
+                            session.given -= bytes;
+                            self.met.withdrawn += u64::from(*bytes > 0);
+                        }
+                        _ => {}
                     }
                     let delay = self.way / 2 + self.some(self.way);
                     self.in_order(("to sink", conn), delay, Event::Response(conn, Reply::Feed(effect)));
@@ -706,26 +821,38 @@ impl World {
 
     // ---- the sink's end
 
-    fn response(&mut self, conn: u64, reply: Reply) {
-        if !self.reaches(conn) || self.believes != Some(conn) {
+    fn response(&mut self, id: u64, reply: Reply) {
+        if !self.reaches(id) {
             return;
         }
+        let Some((leg, node)) = self.conns.get(&id).map(|conn| (conn.leg, conn.node)) else { return };
         let effect = match reply {
-            Reply::Pong(took) => return self.link(LinkInput::Pong(took)),
+            Reply::Pong(took) => return self.link(LegsInput::Heard(leg, LinkInput::Pong(took))),
             Reply::Feed(effect) => effect,
         };
-        match effect {
-            FeedEffect::Mark(shard, mark) => self.link(LinkInput::Mark(shard, mark)),
+        let input = match effect {
+            FeedEffect::Mark(shard, mark) => LinkInput::Mark(shard, mark),
             FeedEffect::Push { shard, frames } => {
-                self.received += bytes_of(&frames);
-                self.link(LinkInput::Frames { shard, frames });
+                if let Some(conn) = self.conns.get_mut(&id) {
+                    conn.received += bytes_of(&frames);
+                }
+                LinkInput::Frames { shard, frames }
+            }
+            FeedEffect::Withdrawn(bytes) => {
+                if let Some(conn) = self.conns.get_mut(&id) {
+                    conn.given -= bytes;
+                }
+                LinkInput::Withdrawn(bytes)
             }
             FeedEffect::Refuse { shard, reason, last, message } => {
-                self.met.behind += u64::from(reason == meridian_mirror::RefusedReason::Behind);
-                self.link(LinkInput::Refused { shard, reason, last, message });
+                self.met.behind += u64::from(reason == RefusedReason::Behind);
+                let holders = &self.holders[usize::from(shard.no.0)];
+                let holders = holders.iter().copied().filter(|holder| *holder != node).collect();
+                return self.link(LegsInput::Refused { leg, shard, reason, last, message, holders });
             }
-            FeedEffect::LookUp { .. } | FeedEffect::Read { .. } => {}
-        }
+            FeedEffect::LookUp { .. } | FeedEffect::Read { .. } => return,
+        };
+        self.link(LegsInput::Heard(leg, input));
     }
 
     // ---- the faults
@@ -734,7 +861,8 @@ impl World {
         if self.quiet {
             return;
         }
-        match self.rng.random_range(0..12) {
+        let conn = self.some_connection();
+        match self.rng.random_range(0..15) {
             0 | 1 if self.source_up => {
                 self.met.source_crashes += 1;
                 self.crash(Side::Source);
@@ -743,14 +871,15 @@ impl World {
                 self.met.sink_crashes += 1;
                 self.crash(Side::Sink);
             }
-            4..=6 if self.open => {
+            4..=6 if conn.is_some() => {
                 self.met.cuts += 1;
-                self.end_connection();
-                self.session = None;
+                self.end_connection(conn.unwrap_or_default());
             }
-            7 if self.open => {
+            7 if conn.is_some() => {
                 self.met.silences += 1;
-                self.swallows = true;
+                if let Some(conn) = conn.and_then(|conn| self.conns.get_mut(&conn)) {
+                    conn.swallows = true;
+                }
             }
             8 => {
                 let side = self.rng.random_range(0..2);
@@ -762,11 +891,38 @@ impl World {
                 self.skew[side] = self.rng.random_range(-600_000..600_000);
             }
             10 => self.loses_a_read = true,
+            11 | 12 if self.nodes > 1 => {
+                self.met.moves += 1;
+                let no = self.rng.random_range(0..SHARDS);
+                self.holders[no] = some_nodes(&mut self.rng, self.nodes);
+            }
+            13 => {
+                self.met.nodes_down += 1;
+                let node = NodeId(self.rng.random_range(1..=self.nodes));
+                self.down = (node, self.now + self.some(600));
+                let of_node = self.conns.iter().filter(|(_, conn)| conn.node == node);
+                for conn in of_node.map(|(id, _)| *id).collect::<Vec<_>>() {
+                    self.end_connection(conn);
+                }
+            }
             _ => {}
         }
         let delay = 20 + self.some(400);
         self.after(delay, Event::Fault);
     }
+
+    fn some_connection(&mut self) -> Option<u64> {
+        let open: Vec<u64> = self.conns.iter().filter(|(_, conn)| conn.open).map(|(id, _)| *id).collect();
+        let one = self.rng.random_range(0..open.len().max(1));
+        open.get(one).copied()
+    }
+}
+
+/// Some of the nodes, one at least.
+fn some_nodes(rng: &mut Rng, nodes: u32) -> BTreeSet<NodeId> {
+    let mut some: BTreeSet<NodeId> = (1..=nodes).map(NodeId).filter(|_| rng.random_bool(0.4)).collect();
+    some.insert(NodeId(rng.random_range(1..=nodes)));
+    some
 }
 
 fn bytes_of(frames: &[Frame]) -> u64 {

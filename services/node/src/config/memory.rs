@@ -22,6 +22,9 @@ const REQUEST: u64 = 640 << 10;
 const SUBSCRIPTION: u64 = 640 << 10;
 /// A link, besides its credit: the windows of its connections, one dialled and one accepted.
 const LINK: u64 = (64 + 8) << 20;
+/// One more leg of a link, besides its part of the link's credit: the windows of its connections, one dialled and one
+/// accepted, and a frame that is larger than what was left of that part.
+const LEG: u64 = (64 + 8 + 16) << 20;
 /// Frames that are repaired, a part at a time: as they came, the largest message after them, and as they are written.
 const REPAIR: u64 = 64 << 20;
 
@@ -36,17 +39,20 @@ impl NodeConfig {
     ///   knows of its lanes;
     /// - the Raft group of the region's placement, and for each other node of the region what is on its way to it and what
     ///   it may send ahead;
-    /// - for each link into this region twice its credit, and its windows;
+    /// - for each link into this region twice its credit, and its windows; and the windows of one more leg to each other node
+    ///   of its region;
     /// - what is fetched from elsewhere in the place of damaged frames.
     pub fn memory_bound(&self) -> ByteSize {
-        self.memory_bound_among(self.neighbours())
+        let elsewhere = self.cluster.nodes.iter().filter(|node| node.region != self.node.region).count();
+        self.memory_bound_among(self.neighbours(), elsewhere)
     }
 
-    /// The same, with so many other nodes in the region.
-    pub fn memory_bound_among(&self, neighbours: usize) -> ByteSize {
+    /// The same, with so many other nodes in the region, and so many in other regions.
+    pub fn memory_bound_among(&self, neighbours: usize, elsewhere: usize) -> ByteSize {
         let limits = &self.limits;
         let shards: u64 = self.cluster.regions.iter().map(|region| u64::from(region.shards)).sum();
         let links = self.cluster.regions.len().saturating_sub(1) as u64;
+        let legs = (elsewhere as u64).saturating_sub(links);
         let neighbours = neighbours as u64;
         let parts = [
             BASE,
@@ -64,6 +70,7 @@ impl NodeConfig {
             (limits.requests as u64).saturating_mul(REQUEST),
             (limits.subscribers as u64).saturating_mul(SUBSCRIPTION),
             links.saturating_mul(limits.link_credit_bytes.0.saturating_mul(2).saturating_add(LINK)),
+            legs.saturating_mul(LEG),
             self.storage.max_round_bytes.0.saturating_mul(2),
             REPAIR,
         ];
@@ -102,10 +109,12 @@ mod tests {
         for id in [3, 4] {
             three.cluster.nodes.push(node_beside(id, "us"));
         }
-        three.cluster.nodes.push(node_beside(5, "eu"));
         three.check().unwrap();
         let others = 2 * (three.limits.replication_bytes.0 + NEIGHBOUR);
-        assert_eq!(three.memory_bound().0 - before, others, "only those of its own region");
+        assert_eq!(three.memory_bound().0 - before, others);
+        three.cluster.nodes.push(node_beside(5, "eu"));
+        three.check().unwrap();
+        assert_eq!(three.memory_bound().0 - before, others + LEG, "a second one elsewhere may get a leg");
         let mut huge = config;
         huge.limits.requests = usize::MAX;
         assert_eq!(huge.memory_bound(), ByteSize(u64::MAX), "no overflow");

@@ -11,12 +11,14 @@ mod driving;
 mod elections;
 mod feeds;
 mod forward;
+mod holders;
 mod nodes;
 mod region;
 mod server;
 mod way;
 
 pub use agent::{Agent, Shards};
+pub use holders::Holders;
 pub use nodes::keep_nodes;
 pub use region::{Region, RegionConfig, Route, WishError};
 pub use server::RegionServer;

@@ -70,7 +70,8 @@ impl Gateway {
             });
         }
         for (shard, progress) in &shards {
-            let best = self.board().of(shard.id).into_iter().map(|(_, mark)| mark).max_by_key(|mark| mark.seq);
+            let best =
+                self.board().of(shard.id).into_iter().map(|(_, mark)| mark).max_by_key(|mark| mark.seq);
             let best = best.unwrap_or_default();
             if best.seq < progress.applied {
                 let events = progress.totals.events.saturating_sub(best.totals.events);
@@ -102,8 +103,7 @@ fn add_up(parts: Vec<AtRisk>) -> AtRisk {
                 links.insert(link.region.clone(), link);
                 continue;
             };
-            let (known, more) =
-                (known.backlog.get_or_insert_default(), link.backlog.unwrap_or_default());
+            let (known, more) = (known.backlog.get_or_insert_default(), link.backlog.unwrap_or_default());
             known.events += more.events;
             known.bytes += more.bytes;
             known.oldest_ms = known.oldest_ms.max(more.oldest_ms);

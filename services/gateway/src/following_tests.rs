@@ -346,7 +346,10 @@ impl World {
             let seat = self.following.seat_of(shard(partition));
             assert!(seat != Seat::Nowhere, "partition {partition} is read nowhere");
             let given = self.given.get(&partition).copied().unwrap_or(0);
-            assert!(self.end(seat, partition).0 >= given, "partition {partition} was longer than its seat has it");
+            assert!(
+                self.end(seat, partition).0 >= given,
+                "partition {partition} was longer than its seat has it"
+            );
         }
     }
 }

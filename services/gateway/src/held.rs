@@ -69,7 +69,8 @@ impl Gateway {
         let of_region = |region: &RegionRow| {
             let numbers: BTreeSet<ShardNo> =
                 partitions().map(|partition| shard_of(row.id, partition, region.shards)).collect();
-            let shards = region.origins().flat_map(|origin| numbers.iter().map(move |&no| ShardId { origin, no }));
+            let shards =
+                region.origins().flat_map(|origin| numbers.iter().map(move |&no| ShardId { origin, no }));
             shards.collect::<Vec<_>>()
         };
         state.regions().flat_map(|region| of_region(region)).collect()

@@ -57,7 +57,9 @@ impl ShardNews {
             if before == progress.applied {
                 continue;
             }
-            let Some(grown) = self.reader.lanes_after(shard, before) else { return Some(Grown::AnyOf(shard)) };
+            let Some(grown) = self.reader.lanes_after(shard, before) else {
+                return Some(Grown::AnyOf(shard));
+            };
             let lanes: Vec<Lane> = grown.into_iter().filter(|lane| lane.stream == self.stream).collect();
             if !lanes.is_empty() {
                 return Some(Grown::Lanes(lanes));

@@ -100,12 +100,8 @@ impl Peers {
         from: Offset,
         max_bytes: u64,
     ) -> Result<(Vec<Run>, Offset), Failed> {
-        let request = v1::ReadLaneRequest {
-            call: self.call(node),
-            lane: Some(lane.into()),
-            from: from.0,
-            max_bytes,
-        };
+        let request =
+            v1::ReadLaneRequest { call: self.call(node), lane: Some(lane.into()), from: from.0, max_bytes };
         let mut client = self.client(node)?;
         self.while_heard(node, async {
             let mut answers = client.read_lane(request).await?.into_inner();
@@ -161,11 +157,7 @@ impl Peers {
     }
 
     /// What other regions lack of some shards.
-    pub async fn at_risk(
-        &self,
-        node: NodeId,
-        shards: &[ShardId],
-    ) -> Result<v1::ReadAtRiskResponse, Failed> {
+    pub async fn at_risk(&self, node: NodeId, shards: &[ShardId]) -> Result<v1::ReadAtRiskResponse, Failed> {
         let shards = shards.iter().map(|shard| (*shard).into()).collect();
         let request = v1::ReadAtRiskRequest { call: self.call(node), shards };
         let mut client = self.client(node)?;

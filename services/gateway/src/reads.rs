@@ -92,7 +92,8 @@ impl Gateway {
         let lane = lane.ok_or_else(|| ApiError::new(Reason::InvalidArgument, "the request names no lane"))?;
         let lane = Lane::try_from(lane)?;
         // A catalog that is behind does not know all writers.
-        let unknown = || ApiError::new(Reason::NotReady, format!("the writer of lane {lane} is not known here"));
+        let unknown =
+            || ApiError::new(Reason::NotReady, format!("the writer of lane {lane} is not known here"));
         let shard = self.shard_of(lane).ok_or_else(unknown)?;
         if self.region().serves(shard) { Ok(lane) } else { Err(not_served(shard)) }
     }

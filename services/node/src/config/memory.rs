@@ -21,8 +21,9 @@ const CONNECTION: u64 = 64 << 10;
 /// A request: its headers and a small message decoded, a frame that waits for room, and what HTTP/2 takes of an answer
 /// that nobody fetches.
 const REQUEST: u64 = 640 << 10;
-/// A subscription, besides its request: the lanes of the widest stream in three regions, and its cursor.
-const SUBSCRIPTION: u64 = 640 << 10;
+/// A subscription, besides its request: the lanes of the widest stream in three regions, those that other nodes have told of, and
+/// its cursor.
+const SUBSCRIPTION: u64 = 768 << 10;
 /// A link, besides its credit: the windows of its connections, one dialled and one accepted.
 const LINK: u64 = (64 + 8) << 20;
 /// Frames that are repaired, a part at a time: as they came, the largest message after them, and as they are written.

@@ -17,13 +17,14 @@ const NOT_IN_A_CORE: [&str; 9] = [
     "rocksdb::",
 ];
 /// Files that are pure cores: these, and what lies in folders named after them.
-const CORES: [&str; 8] = [
+const CORES: [&str; 9] = [
     "services/shard/src/replica",
     "services/mirror/src/core",
     "services/mirror/src/link/core",
     "services/metadata/src/machine",
     "services/metadata/src/catalog",
     "services/metadata/src/placement",
+    "services/gateway/src/following",
     "services/metadata/src/driver",
     "services/batch/src",
 ];

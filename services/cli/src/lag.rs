@@ -72,6 +72,8 @@ struct RiskRow {
     events: u64,
     bytes: u64,
     seconds: f64,
+    /// Shards of which nobody was in reach: what is at risk of them comes on top.
+    unknown_shards: u32,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -131,6 +133,10 @@ fn gather(told: Vec<Result<GetLagResponse, String>>) -> Result<GetLagResponse, S
             (Err(error), _) => silent = error,
             (Ok(told), None) => all = Some(told),
             (Ok(told), Some(all)) => {
+                let unknown = |told: &GetLagResponse| told.at_risk.unwrap_or_default().unknown_shards;
+                if unknown(&told) < unknown(all) {
+                    (all.outbound, all.at_risk) = (told.outbound, told.at_risk);
+                }
                 for link in told.inbound {
                     match all.inbound.iter_mut().find(|known| known.origin == link.origin) {
                         Some(known) => add(known, link),
@@ -189,6 +195,7 @@ fn merge(answers: Vec<(String, Result<GetLagResponse, String>)>) -> Look {
                 events: risk.events,
                 bytes: risk.bytes,
                 seconds: risk.oldest_ms as f64 / 1000.0,
+                unknown_shards: risk.unknown_shards,
             });
         }
     }
@@ -262,6 +269,12 @@ fn print(look: &Look, watch: bool) -> Result<(), Failure> {
         }
     }
     for risk in &look.at_risk {
+        if risk.unknown_shards > 0 {
+            output::line(format_args!(
+                "{} of {}'s shards are out of reach: what would be lost of them is not known",
+                risk.unknown_shards, risk.region
+            ))?;
+        }
         if risk.events == 0 {
             output::line(format_args!("if {} were lost now: nothing would be lost", risk.region))?;
             continue;
@@ -315,6 +328,13 @@ mod tests {
             (3, link::State::Stalled)
         );
         assert_eq!(gather(vec![Err("no answer".into())]), Err("no answer".into()));
+        // Who reaches more of the region's shards knows better what is at risk.
+        let risk = |events, unknown_shards| GetLagResponse {
+            at_risk: Some(AtRisk { events, unknown_shards, ..AtRisk::default() }),
+            ..Default::default()
+        };
+        let all = gather(vec![Ok(risk(1, 2)), Ok(risk(5, 0)), Ok(risk(3, 1))]).unwrap();
+        assert_eq!(all.at_risk, risk(5, 0).at_risk);
     }
 
     #[test]
@@ -322,7 +342,7 @@ mod tests {
         let us = GetLagResponse {
             inbound: vec![link("eu", "us", 1), link("ap", "us", 2)],
             outbound: vec![link("us", "eu", 30), link("us", "ap", 40)],
-            at_risk: Some(AtRisk { events: 3, bytes: 30, oldest_ms: 20 }),
+            at_risk: Some(AtRisk { events: 3, bytes: 30, oldest_ms: 20, unknown_shards: 0 }),
         };
         let eu = GetLagResponse { inbound: vec![link("us", "eu", 5)], ..GetLagResponse::default() };
         let look =

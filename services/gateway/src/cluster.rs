@@ -1,14 +1,14 @@
 //! ClusterService: what the cluster looks like, how far its copies are, what they hold.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use meridian_mirror::{LinkState, LinkStatus};
-use meridian_shard::{Progress, ShardHandle};
-use meridian_types::{Lane, Offset, Seq, Timestamp};
+use meridian_types::{Lane, Offset};
 use meridian_wire::{ApiError, Reason, v1};
 use tonic::{Request, Response, Status};
 
-use crate::shared::{Gateway, blocking};
+use crate::shared::Gateway;
 
 /// Implements ClusterService.
 pub(crate) struct Cluster(pub Gateway);
@@ -86,82 +86,25 @@ impl Cluster {
         }
     }
 
-    /// What other regions lack of this one, by their durable marks: known here even while they are out of reach.
-    fn outbound(&self) -> (Vec<v1::Link>, v1::AtRisk) {
-        let now = self.0.clock().now();
-        let home = self.0.host().home();
-        let shards: Vec<(ShardHandle, Progress)> = self
-            .0
-            .host()
-            .all()
-            .into_iter()
-            .filter(|shard| shard.id.origin == home)
-            .map(|shard| (shard.clone(), shard.progress()))
-            .collect();
-        let state = self.0.catalog().state();
-        let mut links = Vec::new();
-        let mut at_risk = v1::AtRisk::default();
-        for row in state.regions().filter(|row| row.name != self.0.me().region) {
-            let mut backlog = v1::Backlog::default();
-            for (shard, progress) in &shards {
-                let marks = self.0.board().of(shard.id);
-                let mark = marks.into_iter().find(|(region, _)| *region == row.name).map(|(_, mark)| mark);
-                let mark = mark.unwrap_or_default();
-                if mark.seq < progress.applied {
-                    backlog.events += progress.totals.events.saturating_sub(mark.totals.events);
-                    backlog.bytes += progress.totals.bytes.saturating_sub(mark.totals.bytes);
-                    backlog.oldest_ms = backlog.oldest_ms.max(self.age_after(shard, mark.seq, now));
-                }
-            }
-            links.push(v1::Link {
-                origin: self.0.me().region.to_string(),
-                region: row.name.to_string(),
-                backlog: Some(backlog),
-                ..v1::Link::default()
-            });
-        }
-        for (shard, progress) in &shards {
-            let best =
-                self.0.board().of(shard.id).into_iter().map(|(_, mark)| mark).max_by_key(|mark| mark.seq);
-            let best = best.unwrap_or_default();
-            if best.seq < progress.applied {
-                let events = progress.totals.events.saturating_sub(best.totals.events);
-                at_risk.events += events;
-                at_risk.bytes += progress.totals.bytes.saturating_sub(best.totals.bytes);
-                if events > 0 {
-                    at_risk.oldest_ms = at_risk.oldest_ms.max(self.age_after(shard, best.seq, now));
-                }
-            }
-        }
-        (links, at_risk)
-    }
-
+    /// What other regions lack of this one is told of all its shards, whichever of its nodes have them. Of those that nobody in
+    /// reach serves it is not known, and is not waited for: whoever asks may be looking for what is wrong.
     async fn lag(&self) -> Result<v1::GetLagResponse, ApiError> {
         self.0.check_ready()?;
-        let this = Self(self.0.clone());
-        let (outbound, at_risk) = blocking(move || Ok(this.outbound())).await?;
+        let (outbound, at_risk) = self.0.at_risk().await?;
         let inbound = self.0.links().statuses().into_iter().map(|status| self.inbound(status)).collect();
         Ok(v1::GetLagResponse { inbound, outbound, at_risk: Some(at_risk) })
     }
 
-    /// How long ago the frame after `seq` was written, in milliseconds. Of one that cannot be read the age is not known,
-    /// and 0: how much there is matters more.
-    fn age_after(&self, shard: &ShardHandle, seq: Seq, now: Timestamp) -> u64 {
-        let frames = self.0.host().reader().frames(shard.id, seq.next(), 1).unwrap_or_default();
-        frames.first().map_or(0, |frame| now.0.saturating_sub(frame.header.hlc.time().0))
-    }
-
     async fn lanes(&self, request: v1::ListLanesRequest) -> Result<v1::ListLanesResponse, ApiError> {
         let (_, row) = self.0.stream(request.stream.as_ref()).await?;
-        let (reader, id) = (self.0.host().reader(), row.id);
-        let lanes = blocking(move || reader.lanes_of(id)).await?;
+        let lanes = self.0.extents(row.id, self.0.shards_of_stream(&row), None).await?;
         let state = self.0.catalog().state();
         let lanes = lanes
             .into_iter()
-            .map(|(lane, held)| v1::LaneEnds {
-                lane: Some(lane.into()),
+            .map(|held| v1::LaneEnds {
+                lane: Some(held.lane.into()),
                 origin_region: state
-                    .region(lane.origin.region)
+                    .region(held.lane.origin.region)
                     .map(|region| region.name.to_string())
                     .unwrap_or_default(),
                 start: held.start.0,
@@ -185,21 +128,17 @@ impl Cluster {
                 format!("lane {lane} is not of stream {} ({})", row.name, row.id),
             ));
         }
-        let reader = self.0.host().reader();
         let (start, end) = (Offset(request.start), Offset(request.end));
-        let digest = blocking(move || reader.digest(lane, start, end)).await?;
-        let (damaged_at, damage) = match digest.damaged {
-            Some((offset, why)) => (Some(offset.0), why),
-            None => (None, String::new()),
+        let shard = self.0.shard_of(lane).ok_or_else(|| {
+            let message = format!("lane {lane} is of no writer that is known here; try again if it is new");
+            ApiError::new(Reason::NotReady, message).retry_after(Duration::from_millis(500))
+        })?;
+        let here = |_| self.0.digest_here(lane, start, end);
+        let there = |node, _| async move {
+            Ok((self.0.peers().digest(node, lane, start, end).await?, BTreeSet::new()))
         };
-        Ok(v1::DigestLaneResponse {
-            blake3: digest.blake3.to_vec().into(),
-            events: digest.events,
-            frames: digest.frames,
-            bytes: digest.bytes,
-            damaged_at,
-            damage,
-        })
+        let digest = self.0.gather_all([shard], here, there).await?.pop();
+        digest.ok_or_else(|| ApiError::new(Reason::Internal, "nobody was asked for the digest"))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use meridian_metadata::CatalogHandle;
+use meridian_metadata::{CatalogHandle, PeerChannels};
 use meridian_mirror::{DurableBoard, Identity, Links, Neighbours as _};
 use meridian_region::Region;
 use meridian_shard::{ReadError, ShardHost};
@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::budget::ByteBudget;
 use crate::metrics::Metrics;
+use crate::peers::Peers;
 
 /// Bounds that are configured.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +51,8 @@ pub struct GatewayParts {
     pub links: Arc<Links>,
     /// The other nodes of this region.
     pub region: Region,
+    /// Ways to those, for what is read there.
+    pub channels: Arc<dyn PeerChannels>,
     /// What other regions have stored of this one.
     pub board: Arc<DurableBoard>,
     /// The time.
@@ -59,6 +62,7 @@ pub struct GatewayParts {
 }
 
 struct Inner {
+    peers: Peers,
     parts: GatewayParts,
     config: GatewayConfig,
     budget: Arc<ByteBudget>,
@@ -80,6 +84,7 @@ impl Gateway {
     /// A gateway that answers NOT_READY until [`Gateway::set_ready`].
     pub fn new(parts: GatewayParts, config: GatewayConfig) -> Self {
         Self(Arc::new(Inner {
+            peers: Peers::new(parts.me.clone(), parts.region.clone(), parts.channels.clone()),
             parts,
             budget: ByteBudget::new(config.request_bytes),
             decoded: ByteBudget::new(DECODED_BYTES),
@@ -190,6 +195,11 @@ impl Gateway {
 
     pub(crate) fn region(&self) -> &Region {
         &self.0.parts.region
+    }
+
+    /// The other nodes of this region, as those that are asked.
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.0.peers
     }
 
     pub(crate) fn board(&self) -> &DurableBoard {

@@ -1,18 +1,17 @@
-//! Subscribe: every lane of a stream that this region holds, within the credit that the reader gives.
+//! Subscribe: every lane of a stream that this region holds, within the credit that the reader gives. What this node has no
+//! replica of is read at the region's other nodes, within the same room, so a reader that takes nothing holds up nobody there.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use meridian_metadata::catalog::StreamRow;
-use meridian_shard::{LaneFrames, Progress};
-use meridian_storage::FrameKind;
-use meridian_types::{Cursor, Lane, Offset, Origin, Partition, Seq, ShardId, StreamId, Timestamp, shard_of};
+use meridian_types::{Cursor, NodeId, ShardId, StreamId, Timestamp};
 use meridian_wire::{ApiError, Reason, v1};
+use tokio::sync::Notify;
 use tokio::time::Instant;
-use tokio_stream::StreamMap;
-use tokio_stream::wrappers::WatchStream;
 use tonic::Status;
 use v1::subscribe_request::Request as In;
 use v1::subscribe_response::Response as Out;
@@ -20,13 +19,19 @@ use v1::subscribe_start::From;
 
 use crate::budget::Taken;
 use crate::connections::Connection;
+use crate::following::{Due, Following, Moved, News, Seat};
+use crate::held::{Read, read_with_room};
 use crate::metered::{PATIENCE, overloaded};
+use crate::news::{Grown, ShardNews};
 use crate::outgoing::{End as StreamEnd, Outgoing, outgoing};
+use crate::peers::{Failed, Told, Upstream};
 use crate::received::Incoming;
-use crate::shared::{Gateway, SubscriberPlace, blocking};
+use crate::shared::{Gateway, SubscriberPlace};
 
 /// How often the catalog is looked at for new partitions and a deletion.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often somebody is looked for who serves a shard that nobody in reach serves.
+const SEEK_EVERY: Duration = Duration::from_millis(100);
 /// How often a reader is told at most that it has caught up.
 const MARK_EVERY: Duration = Duration::from_millis(100);
 /// A cursor of up to so many bytes is covered by what is allowed for each subscription.
@@ -72,23 +77,20 @@ pub(crate) async fn open(
     let (_, stream) = gateway.stream(start.stream.as_ref()).await?;
     let place = gateway.take_subscriber()?;
     let mut subscription = Subscription {
-        cursor: Cursor::start(stream.id),
+        following: Following::new(Cursor::start(stream.id)),
         stream: stream.id,
-        followed: BTreeMap::new(),
         credit: start.credit_bytes,
-        due: VecDeque::new(),
-        queued: BTreeSet::new(),
-        lanes: BTreeMap::new(),
-        shards: StreamMap::new(),
-        applied: BTreeMap::new(),
+        news: ShardNews::new(stream.id, gateway.host()),
+        upstreams: BTreeMap::new(),
+        woken: Arc::default(),
         marked: false,
         marked_at: None,
         cursor_room: Taken::default(),
         _place: place,
         gateway,
     };
+    subscription.begin(&stream, start.from).await?;
     subscription.follow_lanes(&stream);
-    subscription.begin(start.from).await?;
     // One message waits for the connection, one is being read: more would only be memory.
     let (out, queued, end) = outgoing::<Answer>(1, connection);
     tokio::spawn(subscription.run(requests, out, stream.settings.partitions));
@@ -103,17 +105,14 @@ fn unreadable(status: &Status) -> ApiError {
 struct Subscription {
     gateway: Gateway,
     stream: StreamId,
-    /// How many partitions of each writer are followed.
-    followed: BTreeMap<Origin, u32>,
-    cursor: Cursor,
+    following: Following,
     credit: u64,
-    /// Lanes that may hold something to read, each once.
-    due: VecDeque<Lane>,
-    queued: BTreeSet<Lane>,
-    lanes: BTreeMap<ShardId, Vec<Lane>>,
-    shards: StreamMap<ShardId, WatchStream<Progress>>,
-    /// How far each of them was applied when its lanes were last looked at.
-    applied: BTreeMap<ShardId, Seq>,
+    /// Of the shards that are read here.
+    news: ShardNews,
+    /// The nodes where the others are read.
+    upstreams: BTreeMap<NodeId, Upstream>,
+    /// An upstream has said something.
+    woken: Arc<Notify>,
     /// The reader knows that it has caught up.
     marked: bool,
     /// When it was last told.
@@ -124,71 +123,105 @@ struct Subscription {
 }
 
 impl Subscription {
-    /// Follows the shards of partitions that are new, and of regions that write under a new incarnation.
+    /// Follows partitions that are new, and regions that write under a new incarnation.
     fn follow_lanes(&mut self, row: &StreamRow) {
         let state = self.gateway.catalog().state();
-        let origins =
-            state.regions().flat_map(|region| region.origins().map(|origin| (origin, region.shards)));
-        for (origin, shards) in origins {
-            let followed = self.followed.insert(origin, row.settings.partitions).unwrap_or(0);
-            for partition in (followed..row.settings.partitions).map(Partition) {
-                let lane = Lane { stream: self.stream, partition, origin };
-                let no = shard_of(lane.stream, lane.partition, shards);
-                self.lanes.entry(ShardId { origin, no }).or_default().push(lane);
-                self.make_due(lane);
+        for region in state.regions() {
+            for origin in region.origins() {
+                self.following.follow(origin, region.shards, row.settings.partitions);
             }
         }
-        self.follow_shards();
+        self.look();
     }
 
-    /// Follows the shards that have turned up here, and looks at their lanes.
-    fn follow_shards(&mut self) {
-        let host = self.gateway.host();
-        let found: Vec<_> = self
-            .lanes
-            .keys()
-            .filter(|shard| !self.shards.contains_key(shard))
-            .filter_map(|&shard| Some((shard, host.get(shard)?.watch())))
-            .collect();
-        for (shard, mut watch) in found {
-            self.applied.insert(shard, watch.borrow_and_update().applied);
-            self.shards.insert(shard, WatchStream::from_changes(watch));
-            self.make_lanes_due(shard);
+    /// Looks where each shard is to be read now.
+    fn look(&mut self) {
+        for shard in self.following.shards() {
+            let holders = self.gateway.region().holders(shard);
+            if let Some(moved) = self.following.look(shard, &holders) {
+                self.sit(shard, moved);
+            }
         }
+        let nodes = self.following.nodes();
+        self.upstreams.retain(|node, _| nodes.contains(node));
     }
 
-    /// A shard has shown itself anew: the lanes that have grown are looked at, and no others.
-    fn heard(&mut self, shard: ShardId, applied: Seq) {
-        let before = self.applied.insert(shard, applied).unwrap_or(Seq::ZERO);
-        if before == applied {
-            return;
-        }
-        match self.gateway.host().reader().lanes_after(shard, before) {
-            Some(grown) => {
-                let followed = self.lanes.get(&shard).map(Vec::as_slice).unwrap_or_default();
-                let grown: Vec<Lane> = followed.iter().filter(|lane| grown.contains(lane)).copied().collect();
-                for lane in grown {
-                    self.make_due(lane);
+    /// Reads a shard from elsewhere.
+    fn sit(&mut self, shard: ShardId, moved: Moved) {
+        match moved.from {
+            Seat::Here => self.news.leave(shard),
+            Seat::At(node) => {
+                if let Some(upstream) = self.upstreams.get(&node) {
+                    upstream.leave(shard);
                 }
             }
-            None => self.make_lanes_due(shard),
+            Seat::Nowhere => {}
+        }
+        match moved.to {
+            Seat::Here => {
+                if let Some(handle) = self.gateway.host().get(shard) {
+                    self.news.watch(&handle);
+                    self.following.served(shard, Seat::Here);
+                }
+            }
+            Seat::At(node) => {
+                let (gateway, stream, woken) = (&self.gateway, self.stream, &self.woken);
+                let upstream = self
+                    .upstreams
+                    .entry(node)
+                    .or_insert_with(|| gateway.peers().watch(node, stream, woken.clone()));
+                upstream.add(shard);
+            }
+            Seat::Nowhere => {
+                tracing::debug!(%shard, "a subscription waits: no node in reach serves the shard");
+            }
         }
     }
 
-    fn make_lanes_due(&mut self, shard: ShardId) {
-        for lane in self.lanes.get(&shard).cloned().unwrap_or_default() {
-            self.make_due(lane);
+    /// Shards that are read here have shown themselves anew: the lanes that have grown are looked at, and no others.
+    fn heard(&mut self, grown: Grown) {
+        match grown {
+            Grown::Lanes(lanes) => {
+                for lane in lanes {
+                    self.following.grown(lane, Seat::Here);
+                }
+            }
+            Grown::AnyOf(shard) => self.following.served(shard, Seat::Here),
         }
     }
 
-    fn make_due(&mut self, lane: Lane) {
-        if self.queued.insert(lane) {
-            self.due.push_back(lane);
+    /// Takes up what the upstreams have said.
+    fn hear_upstreams(&mut self) {
+        let told: Vec<(NodeId, Told)> =
+            self.upstreams.iter().map(|(node, upstream)| (*node, upstream.told())).collect();
+        let mut must_look = false;
+        for (node, told) in told {
+            for shard in told.here {
+                self.following.served(shard, Seat::At(node));
+            }
+            for lane in told.grown {
+                self.following.grown(lane, Seat::At(node));
+            }
+            must_look |= told.is_lost || !told.not_here.is_empty();
+            for shard in told.not_here {
+                self.following.left(shard, node);
+            }
+            if told.is_lost {
+                self.lose(node);
+            }
         }
+        if must_look {
+            self.look();
+        }
+    }
+
+    fn lose(&mut self, node: NodeId) {
+        self.upstreams.remove(&node);
+        self.following.lost(node);
     }
 
     /// Sets the cursor to where reading starts.
-    async fn begin(&mut self, from: Option<From>) -> Result<(), ApiError> {
+    async fn begin(&mut self, row: &StreamRow, from: Option<From>) -> Result<(), ApiError> {
         match from {
             None | Some(From::Earliest(_)) => {}
             Some(From::Cursor(bytes)) => {
@@ -201,10 +234,10 @@ impl Subscription {
                         format!("the cursor is of stream {}, this is stream {}", cursor.stream, self.stream),
                     ));
                 }
-                self.cursor = cursor;
+                self.following.start_at(cursor);
             }
-            Some(From::Latest(_)) => self.begin_at(None).await?,
-            Some(From::TimeMs(time)) => self.begin_at(Some(Timestamp(time))).await?,
+            Some(From::Latest(_)) => self.begin_at(row, None).await?,
+            Some(From::TimeMs(time)) => self.begin_at(row, Some(Timestamp(time))).await?,
         }
         Ok(())
     }
@@ -219,23 +252,13 @@ impl Subscription {
     }
 
     /// Starts each lane at a time, or at its end.
-    async fn begin_at(&mut self, time: Option<Timestamp>) -> Result<(), ApiError> {
-        let (reader, stream) = (self.gateway.host().reader(), self.stream);
-        let starts = blocking(move || {
-            let mut starts = Vec::new();
-            for (lane, state) in reader.lanes_of(stream)? {
-                let at = match time {
-                    Some(time) => reader.offset_at(lane, time)?,
-                    None => None,
-                };
-                starts.push((lane, at.unwrap_or(state.end)));
-            }
-            Ok(starts)
-        })
-        .await?;
-        for (lane, next) in starts {
-            self.cursor.set(lane.origin, lane.partition, next);
+    async fn begin_at(&mut self, row: &StreamRow, time: Option<Timestamp>) -> Result<(), ApiError> {
+        let shards = self.gateway.shards_of_stream(row);
+        let mut cursor = Cursor::start(self.stream);
+        for extent in self.gateway.extents(self.stream, shards, time).await? {
+            cursor.set(extent.lane.origin, extent.lane.partition, extent.at);
         }
+        self.following.start_at(cursor);
         Ok(())
     }
 
@@ -264,7 +287,7 @@ impl Subscription {
         let started = v1::SubscribeStarted {
             stream_id: self.stream.0,
             partitions,
-            cursor: self.cursor.to_bytes().into(),
+            cursor: self.following.cursor().to_bytes().into(),
         };
         if let Err(end) = self.send(out, Out::Started(started), Taken::default()).await {
             return end;
@@ -274,14 +297,18 @@ impl Subscription {
         tokio::pin!(draining);
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut seeks = tokio::time::interval(SEEK_EVERY);
+        seeks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut placed = self.gateway.region().changed();
         // A client that sends no more still reads, as far as its credit goes.
         let mut heard_all = false;
         loop {
-            let can_read = self.credit > 0 && !self.due.is_empty();
+            let can_read = self.credit > 0 && self.following.has_due();
             if heard_all && self.credit == 0 {
                 return End::Gone;
             }
-            let has_caught_up = self.due.is_empty() && !self.marked;
+            let has_caught_up = self.following.has_caught_up() && !self.marked;
+            let (woken, seeks_seat) = (self.woken.clone(), self.following.seeks());
             // Not with each batch: it names every lane.
             let mark_at = self.marked_at.map_or_else(Instant::now, |at| at + MARK_EVERY);
             tokio::select! {
@@ -306,6 +333,9 @@ impl Subscription {
                         None => return ApiError::new(Reason::StreamNotFound, "the stream was deleted").into(),
                     }
                 }
+                Ok(()) = placed.changed() => self.look(),
+                _ = seeks.tick(), if seeks_seat => self.look(),
+                () = woken.notified() => self.hear_upstreams(),
                 () = out.answers.closed() => return End::Gone,
                 // Before the shards' news, which never end while others publish.
                 () = std::future::ready(()), if can_read => {
@@ -315,92 +345,80 @@ impl Subscription {
                 }
                 () = tokio::time::sleep_until(mark_at), if has_caught_up => {
                     (self.marked, self.marked_at) = (true, Some(Instant::now()));
-                    let mark = v1::Mark { cursor: self.cursor.to_bytes().into(), caught_up: true };
+                    let mark = v1::Mark { cursor: self.following.cursor().to_bytes().into(), caught_up: true };
                     if let Err(end) = self.send(out, Out::Mark(mark), Taken::default()).await {
                         return end;
                     }
                 }
-                Some((shard, progress)) = self.shards.next() => self.heard(shard, progress.applied),
+                Some(grown) = self.news.next() => self.heard(grown),
             }
         }
     }
 
     /// Reads the lane whose turn it is, and sends what there is.
     async fn send_next(&mut self, out: &Outgoing<Answer>) -> Result<(), End> {
-        let Some(lane) = self.due.pop_front() else { return Ok(()) };
-        self.queued.remove(&lane);
-        let from = self.cursor.next(lane.origin, lane.partition);
-        let (LaneFrames { frames, end }, mut room) = self.read(lane, from, out).await?;
-        let Some(last) = frames.last() else { return Ok(()) };
-        if last.header.next_offset() < end {
-            // There is more: it waits its turn behind the other lanes.
-            self.make_due(lane);
-        }
-        self.marked = false;
-        let mut next = from;
-        for frame in frames {
-            if frame.header.kind != FrameKind::Events || frame.header.next_offset() <= next {
-                continue;
-            }
-            if frame.header.base_offset > next
-                && next > Offset::ZERO
-                && self.cursor.has(lane.origin, lane.partition)
-            {
-                return Err(ApiError::new(
-                    Reason::Damaged,
-                    format!(
-                        "lane {lane} has nothing at offset {next}, the next is {}",
-                        frame.header.base_offset
-                    ),
-                )
-                .into());
-            }
-            let bytes = frame.payload.len() as u64;
+        let Some(due) = self.following.next() else { return Ok(()) };
+        let Some((runs, end, mut room)) = self.read(due, out).await? else { return Ok(()) };
+        let News { runs, hole } = self.following.take(due.lane, runs, end);
+        for (run, first) in runs {
+            self.marked = false;
+            let (next, bytes) = (run.next(), run.batch.len() as u64);
             let batch = v1::Batch {
-                lane: Some(lane.into()),
-                base_offset: frame.header.base_offset.0,
-                events: frame.header.events,
-                hlc: frame.header.hlc.0,
-                first_wanted: next.0.max(frame.header.base_offset.0),
-                batch: frame.payload,
+                lane: Some(due.lane.into()),
+                base_offset: run.base.0,
+                events: run.events,
+                hlc: run.hlc,
+                first_wanted: first.0,
+                batch: run.batch,
             };
-            next = frame.header.next_offset();
             self.credit = self.credit.saturating_sub(bytes);
-            self.gateway.metrics().delivered_events.inc_by(next.0 - batch.first_wanted);
+            self.gateway.metrics().delivered_events.inc_by(next.0 - first.0);
             self.send(out, Out::Batch(batch), room.split(bytes)).await?;
         }
-        self.cursor.set(lane.origin, lane.partition, next);
-        Ok(())
+        match hole {
+            Some(hole) => {
+                let (lane, at, next) = (due.lane, hole.at, hole.next);
+                let message = format!("lane {lane} has nothing at offset {at}, the next is {next}");
+                Err(ApiError::new(Reason::Damaged, message).into())
+            }
+            None => Ok(()),
+        }
     }
 
-    /// The next frames of a lane, and room for them. Room is taken before they are read. A frame that is larger than
-    /// what one read takes is put back and read again with room for all of it: to hold some room while waiting for more
-    /// would let readers wait for each other.
-    async fn read(
-        &self,
-        lane: Lane,
-        from: Offset,
-        out: &Outgoing<Answer>,
-    ) -> Result<(LaneFrames, Taken), End> {
-        let config = self.gateway.config();
+    /// The next run of a lane, and room for it, which is taken before it is read; none: it is to be read elsewhere.
+    async fn read(&mut self, due: Due, out: &Outgoing<Answer>) -> Result<Option<Read>, End> {
+        let gateway = &self.gateway;
         let credit = usize::try_from(self.credit).unwrap_or(usize::MAX);
-        let budget = self.gateway.delivery();
+        let budget = gateway.delivery();
         let most = usize::try_from(budget.capacity()).unwrap_or(usize::MAX);
-        let limit = config.subscriber_buffer_bytes.min(credit).min(most).max(1);
-        let mut wanted = limit as u64;
-        loop {
-            let mut room = tokio::select! {
-                () = out.answers.closed() => return Err(End::Gone),
-                room = budget.acquire(wanted.min(budget.capacity())) => room.unwrap_or_default(),
-            };
-            let reader = self.gateway.host().reader();
-            let read = blocking(move || reader.lane_frames(lane, from, limit)).await?;
-            let bytes: u64 = read.frames.iter().map(|frame| frame.payload.len() as u64).sum();
-            if bytes <= room.bytes() || wanted >= budget.capacity() {
-                // What was not needed is others'.
-                return Ok((read, room.split(bytes)));
+        let limit = gateway.config().subscriber_buffer_bytes.min(credit).min(most).max(1);
+        let Due { lane, shard, from, seat } = due;
+        let read = || async move {
+            match seat {
+                Seat::At(node) => gateway.peers().read_lane(node, lane, from, limit as u64).await,
+                Seat::Here | Seat::Nowhere => {
+                    gateway.read_here(lane, from, limit).await.map_err(Failed::Refused)
+                }
             }
-            wanted = bytes;
+        };
+        let read = tokio::select! {
+            () = out.answers.closed() => return Err(End::Gone),
+            read = read_with_room(budget, limit, read) => read,
+        };
+        match (read, seat) {
+            (Ok(read), _) => Ok(Some(read)),
+            (Err(Failed::Refused(error)), _) => Err(error.into()),
+            (Err(Failed::Unreachable(why)), seat) => {
+                tracing::debug!(%shard, why, "a lane is to be read elsewhere");
+                if let Seat::At(node) = seat {
+                    if let Some(upstream) = self.upstreams.get(&node) {
+                        upstream.leave(shard);
+                    }
+                    self.following.left(shard, node);
+                }
+                self.look();
+                Ok(None)
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use meridian_gateway::{
-    Gateway, GatewayConfig, GatewayParts, MeteredLayer, Metrics, accept, accepted, routes,
+    Gateway, GatewayConfig, GatewayParts, MeteredLayer, Metrics, ReadServer, accept, accepted, routes,
 };
 use meridian_metadata::catalog::{Catalog, NodeRow, RegionRow};
 use meridian_metadata::members::{Rule, Wanted};
@@ -44,6 +44,8 @@ use crate::shards::CatalogShards;
 const CLIENT_STREAMS: u32 = 256;
 /// A link's message holds a chunk of frames, or one frame as large as a batch.
 const PEER_MESSAGE: usize = 32 * 1024 * 1024;
+/// Beside those of subscriptions.
+const PEER_STREAMS: usize = 1024;
 /// How often a node that starts looks where its shards are placed.
 const READY_LOOK: Duration = Duration::from_millis(50);
 /// How long a node that stops waits for what is under way.
@@ -110,6 +112,12 @@ pub enum ServeError {
     Server(String),
 }
 
+/// What another node may have open on a connection: each subscription there watches lanes and reads one.
+fn peer_streams(config: &NodeConfig) -> u32 {
+    let streams = config.limits.subscribers.saturating_mul(2).saturating_add(PEER_STREAMS);
+    u32::try_from(streams).unwrap_or(u32::MAX)
+}
+
 /// An error and what caused it, in a line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -165,12 +173,15 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
     let catalog = group.handle();
     // Channels of its own: what is urgent here does not wait behind the catalog.
     let region_ways = PeerWays::new(&config);
+    // And what readers wait for does not stand before either.
+    let read_ways = PeerWays::new(&config);
     let home = home_of(&config, &catalog.state());
     let placement_config = placement_config(&config, &me, &folder, home);
     let placement = PlacementGroup::start(placement_config, region_ways.clone(), on_fatal).await?;
 
     // Raft and greetings are answered before there are shards: without them no cluster is founded.
     let host_cell = Arc::new(OnceLock::new());
+    let gateway_cell = Arc::new(OnceLock::new());
     let board = Arc::new(DurableBoard::default());
     let vetting = founding::vetting(catalog.clone());
     let (region, agent) = Agent::new(
@@ -202,8 +213,10 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
             .initial_connection_window_size(8 * 1024 * 1024)
             .http2_keepalive_interval(Some(Duration::from_secs(5)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .max_concurrent_streams(peer_streams(&config))
             .add_service(RaftServers::new(group.server(), Some(placement.server())).into_service())
             .add_service(RegionServer::new(region.clone()).into_service())
+            .add_service(ReadServer::new(gateway_cell.clone()).into_service())
             .add_service(
                 PeerServiceServer::new(peer_server)
                     .max_decoding_message_size(PEER_MESSAGE)
@@ -229,6 +242,7 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
     let mut tasks = JoinSet::new();
     tasks.spawn(ways.clone().follow(catalog.clone()));
     tasks.spawn(region_ways.follow(catalog.clone()));
+    tasks.spawn(read_ways.clone().follow(catalog.clone()));
     tasks.spawn(catalog.clone().keep_members(Rule::Catalog, members(catalog.clone())));
     let keeping = keep_nodes(me.region.clone(), placement.handle(), catalog.clone(), clock.clone());
     tasks.spawn(keeping);
@@ -257,6 +271,8 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
                 board,
                 metrics,
                 host_cell,
+                gateway_cell,
+                read_ways,
                 serving,
                 region,
                 home,
@@ -383,6 +399,8 @@ struct Parts<'a> {
     board: Arc<DurableBoard>,
     metrics: Arc<Metrics>,
     host_cell: Arc<OnceLock<Arc<ShardHost>>>,
+    gateway_cell: Arc<OnceLock<Gateway>>,
+    read_ways: Arc<PeerWays>,
     serving: Serving,
     region: Region,
     /// What this process writes as.
@@ -413,6 +431,7 @@ impl Parts<'_> {
         );
         let repairing = tokio::spawn(repairs.run());
         let gateway = self.gateway(&host, &links);
+        let _ = self.gateway_cell.set(gateway.clone());
         *self.serving.write() = Some((gateway.clone(), links.clone()));
 
         let (routes, options) =
@@ -620,6 +639,7 @@ impl Parts<'_> {
                 host: host.clone(),
                 links: links.clone(),
                 region: self.region.clone(),
+                channels: self.read_ways.clone(),
                 board: self.board.clone(),
                 clock: self.clock.clone(),
                 metrics: self.metrics.clone(),

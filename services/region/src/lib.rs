@@ -11,6 +11,7 @@ mod driving;
 mod elections;
 mod feeds;
 mod forward;
+mod holders;
 mod nodes;
 mod region;
 mod restoring;
@@ -18,6 +19,7 @@ mod server;
 mod way;
 
 pub use agent::{Agent, Shards};
+pub use holders::Holders;
 pub use nodes::keep_nodes;
 pub use region::{Region, RegionConfig, Route, WishError};
 pub use restoring::{answers, keep_restored};

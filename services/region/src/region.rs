@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use meridian_metadata::placement::{Change, Command, Placement, reply_from_bytes};
 use meridian_metadata::{GroupHandle, ProposeError};
-use meridian_mirror::{Dialer, DurableBoard, DurableMark, Identity, Neighbours, Vetting};
+use meridian_mirror::{Dialer, DurableBoard, DurableMark, Identity, Neighbours, PeerHello, Vetting};
 use meridian_shard::{Ack, Message, Peers, Publish, PublishError, Reject, ShardHandle, ShardHost};
 use meridian_types::{LeaderEpoch, NodeId, RegionName, Seq, ShardId};
-use meridian_wire::v1;
+use meridian_wire::{ApiError, Reason, v1};
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -242,6 +242,23 @@ impl Region {
             return Err(PublishError::Rejected(Reject::NotLeader));
         }
         Ok(answer)
+    }
+
+    /// Reads the Hello of another node of this region.
+    ///
+    /// # Errors
+    /// It is none: another cluster, another region, or what the catalog knows against it.
+    pub fn meet(&self, hello: &v1::Hello) -> Result<NodeId, ApiError> {
+        let peer = PeerHello::read(hello)?;
+        peer.check(&self.0.me)?;
+        (self.0.vetting)(&peer)?;
+        if peer.identity.region != self.0.me.region {
+            return Err(ApiError::new(
+                Reason::PeerRefused,
+                format!("node {} is of region {}", peer.identity.node, peer.identity.region),
+            ));
+        }
+        Ok(peer.identity.node)
     }
 
     /// Whether a node of the region has said lately that it is there.

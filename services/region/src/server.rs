@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use meridian_batch::{BatchView, Producer, Sequence};
-use meridian_mirror::{DurableMark, PeerHello};
+use meridian_mirror::DurableMark;
 use meridian_shard::{Publish, PublishError, Reject, RequestId, ShardHost, Totals};
 use meridian_types::{LeaderEpoch, NodeId, Partition, RegionName, Seq, StreamId, TenantId};
 use meridian_wire::{ApiError, Reason, v1};
@@ -38,20 +38,6 @@ impl RegionServer {
             .max_decoding_message_size(crate::way::WORD_BYTES)
             .max_encoding_message_size(crate::way::WORD_BYTES)
     }
-
-    fn meet(&self, hello: &v1::Hello) -> Result<NodeId, ApiError> {
-        let inner = &self.0.0;
-        let peer = PeerHello::read(hello)?;
-        peer.check(&inner.me)?;
-        (inner.vetting)(&peer)?;
-        if peer.identity.region != inner.me.region {
-            return Err(ApiError::new(
-                Reason::PeerRefused,
-                format!("node {} is of region {}", peer.identity.node, peer.identity.region),
-            ));
-        }
-        Ok(peer.identity.node)
-    }
 }
 
 #[tonic::async_trait]
@@ -66,7 +52,7 @@ impl v1::region_service_server::RegionService for RegionServer {
         let Some(Word::Hello(hello)) = words.message().await?.and_then(|word| word.word) else {
             return Err(ApiError::new(Reason::InvalidArgument, "the first word is no Hello").into());
         };
-        let node = self.meet(&hello)?;
+        let node = self.0.meet(&hello)?;
         if self.0.0.host.get().is_none() {
             let error = ApiError::new(Reason::NotReady, "this node has not opened its shards yet");
             return Err(error.retry_after(Duration::from_millis(100)).into());

@@ -86,6 +86,8 @@ reasons! {
     NotLeader = "NOT_LEADER" => Unavailable,
     /// The node is starting, stopping or not yet part of a cluster.
     NotReady = "NOT_READY" => Unavailable,
+    /// No node of the region that serves the shard is within reach of the one that was asked.
+    ShardUnreachable = "SHARD_UNREACHABLE" => Unavailable,
     /// The catalog has no leader within reach.
     CatalogUnavailable = "CATALOG_UNAVAILABLE" => Unavailable,
     /// The catalog refuses the change.

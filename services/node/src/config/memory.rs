@@ -1,6 +1,6 @@
 //! What the limits of a configuration add up to.
 
-use meridian_gateway::{CURSOR_BYTES, DECODED_BYTES};
+use meridian_gateway::{CURSOR_BYTES, DECODED_BYTES, READ_BYTES};
 
 use super::{ByteSize, NodeConfig};
 
@@ -8,9 +8,12 @@ use super::{ByteSize, NodeConfig};
 const BASE: u64 = 192 << 20;
 /// The placement's Raft group: two memtables, its log's cache, its threads and channels.
 const PLACEMENT: u64 = 48 << 20;
-/// Another node of the region, besides what is on its way to it: the windows of the connection that it dialled, which are
-/// what it may send before that is stored.
-const NEIGHBOUR: u64 = 8 << 20;
+/// Another node of the region, besides what is on its way to it: the windows of the connections that it dialled, which are
+/// what it may send before that is stored, and of the one on which this node reads there; and twice what it may be sent at
+/// once of lanes that it reads here, as that was read and as it is sent.
+const NEIGHBOUR: u64 = 2 * READ_BYTES + (24 << 20);
+/// A subscription of another node of the region that watches lanes here.
+const WATCH: u64 = 32 << 10;
 /// The idempotent producers that a shard remembers.
 const SHARD: u64 = 4 << 20;
 /// A connection, besides its window.
@@ -18,8 +21,9 @@ const CONNECTION: u64 = 64 << 10;
 /// A request: its headers and a small message decoded, a frame that waits for room, and what HTTP/2 takes of an answer
 /// that nobody fetches.
 const REQUEST: u64 = 640 << 10;
-/// A subscription, besides its request: the lanes of the widest stream in three regions, and its cursor.
-const SUBSCRIPTION: u64 = 640 << 10;
+/// A subscription, besides its request: the lanes of the widest stream in three regions, those that other nodes have told of, and
+/// its cursor.
+const SUBSCRIPTION: u64 = 768 << 10;
 /// A link, besides its credit: the windows of its connections, one dialled and one accepted.
 const LINK: u64 = (64 + 8) << 20;
 /// One more leg of a link, besides its part of the link's credit: the windows of its connections, one dialled and one
@@ -37,8 +41,8 @@ impl NodeConfig {
     /// - twice the bytes on their way to subscribers: as they were read, and as they are sent;
     /// - for each connection its window, for each request what HTTP/2 holds of its answer, for each subscription what it
     ///   knows of its lanes;
-    /// - the Raft group of the region's placement, and for each other node of the region what is on its way to it and what
-    ///   it may send ahead;
+    /// - the Raft group of the region's placement, and for each other node of the region what is on its way to it, what it may
+    ///   send ahead, and what its subscriptions read here;
     /// - for each link into this region twice its credit, and its windows; and the windows of one more leg to each other node
     ///   of its region;
     /// - what is fetched from elsewhere in the place of damaged frames.
@@ -58,6 +62,7 @@ impl NodeConfig {
             BASE,
             PLACEMENT,
             neighbours.saturating_mul(limits.replication_bytes.0.saturating_add(NEIGHBOUR)),
+            neighbours.saturating_mul(limits.subscribers as u64).saturating_mul(WATCH),
             limits.index_memory_bytes.0,
             limits.tail_bytes.0,
             shards.saturating_mul(SHARD),
@@ -110,8 +115,9 @@ mod tests {
             three.cluster.nodes.push(node_beside(id, "us"));
         }
         three.check().unwrap();
-        let others = 2 * (three.limits.replication_bytes.0 + NEIGHBOUR);
-        assert_eq!(three.memory_bound().0 - before, others);
+        let watches = three.limits.subscribers as u64 * WATCH;
+        let others = 2 * (three.limits.replication_bytes.0 + NEIGHBOUR + watches);
+        assert_eq!(three.memory_bound().0 - before, others, "only those of its own region");
         three.cluster.nodes.push(node_beside(5, "eu"));
         three.check().unwrap();
         assert_eq!(three.memory_bound().0 - before, others + LEG, "a second one elsewhere may get a leg");

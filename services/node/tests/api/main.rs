@@ -3,6 +3,7 @@
 mod drain;
 mod flood;
 mod publish;
+mod reads;
 mod refusals;
 mod services;
 mod streams;

@@ -500,7 +500,7 @@ impl ClusterService for Node {
     }
 
     async fn get_lag(&self, _: Request<v1::GetLagRequest>) -> Result<Response<v1::GetLagResponse>, Status> {
-        let at_risk = Some(v1::AtRisk { events: 7, bytes: 70, oldest_ms: 700 });
+        let at_risk = Some(v1::AtRisk { events: 7, bytes: 70, oldest_ms: 700, unknown_shards: 0 });
         Ok(Response::new(v1::GetLagResponse { at_risk, ..v1::GetLagResponse::default() }))
     }
 

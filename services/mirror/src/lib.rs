@@ -23,7 +23,7 @@ pub use feed::{Feed, FeedEffect, FeedInput, SourceMark};
 pub use frames::{FramesError, join_frames, split_frames};
 pub use hello::{Identity, PeerHello, Vetting};
 pub use link::{CopyState, LinkConfig, LinkCore, LinkEffect, LinkInput, RefusedReason};
-pub use links::{Dialer, Links};
+pub use links::{Dialer, Links, copy_state};
 pub use repair::{RepairSources, Repairs};
 pub use server::{Neighbours, PeerServer};
 pub use sources::{Source, Whereabouts};

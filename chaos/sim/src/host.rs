@@ -60,6 +60,8 @@ pub struct Host {
     pub seen: Seq,
     /// Its link is about to be told how it is.
     pub showing: bool,
+    /// Placement is being asked what it has begun.
+    pub asking: bool,
 }
 
 impl Host {

@@ -28,8 +28,12 @@ pub fn law(mutant: Mutant) -> Law {
         | Mutant::DuplicateEarly
         | Mutant::OneMajority
         | Mutant::ShortestWins
-        | Mutant::OldDurableMark => Law::DurableAck,
-        Mutant::PromiseNotSynced | Mutant::FencedCounts | Mutant::FencedReports => Law::PromisesHold,
+        | Mutant::OldDurableMark
+        | Mutant::DoubtCounts => Law::DurableAck,
+        Mutant::PromiseNotSynced
+        | Mutant::FencedCounts
+        | Mutant::FencedReports
+        | Mutant::DoubtFollowsAtOnce => Law::PromisesHold,
         Mutant::NoTruncation => Law::SameBytes,
         Mutant::UncommittedLeaves => Law::OnlyCommittedLeaves,
         Mutant::ResumeTooFar => Law::NoHoleNoTwin,
@@ -38,6 +42,7 @@ pub fn law(mutant: Mutant) -> Law {
         Mutant::CutNotWritten => Law::StoredLast,
         Mutant::RestartedLeads => Law::OneWriter,
         Mutant::HlcGoesBack => Law::HlcRises,
+        Mutant::DoubtEndsEarly | Mutant::DoubtNotWritten => Law::InDoubt,
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use meridian_metadata::driver::Heartbeat;
 use meridian_metadata::placement::Placement;
 use meridian_mirror::{DurableBoard, Feed, LinkCore};
-use meridian_shard::{Home, LogPoint, Reader, Recovery, Replica, Totals, frame_effects};
+use meridian_shard::{Home, LogPoint, Opening, ReadError, Reader, Recovery, Replica, Totals, frame_effects};
 use meridian_storage::index::{Index, MemoryKeyValue};
 use meridian_storage::{Disk, Entry, Frame, Identity, Recovered, SimDisk, Volume, VolumeConfig, VolumeError};
 use meridian_types::{
@@ -46,6 +46,10 @@ pub struct Node {
     pub frozen_until: u64,
     /// Its disk has no room for another file.
     pub full: bool,
+    /// Bits have flipped on its disk.
+    pub flipped: bool,
+    /// The last round that it has synced: a whole header that proves all before it.
+    pub proven: u64,
 }
 
 /// A process.
@@ -68,6 +72,8 @@ pub struct Process {
     pub heard: BTreeMap<NodeId, (Heartbeat, Timestamp)>,
     /// What is to be synced before the process goes on with something.
     pub synced_at: u64,
+    /// Damage hides what the volume held: a shard of which nothing was found may have been there.
+    pub hidden: bool,
 }
 
 /// The copy's end of a link.
@@ -107,6 +113,8 @@ impl Node {
             process: None,
             frozen_until: 0,
             full: false,
+            flipped: false,
+            proven: 0,
         }
     }
 
@@ -114,17 +122,24 @@ impl Node {
         self.process.is_some()
     }
 
-    /// Starts a process, as `host.rs::open` does.
+    /// Starts a process, as `host.rs::open` does; `shards`: those that every node opens.
     ///
     /// # Errors
     /// Why it does not start, which on a sound disk is a breach.
-    pub fn start(&mut self, life: u64, home: Origin, config: VolumeConfig) -> Result<Started, String> {
+    pub fn start(
+        &mut self,
+        life: u64,
+        home: Origin,
+        config: VolumeConfig,
+        shards: &[ShardId],
+    ) -> Result<Started, String> {
         self.boot += 1;
         let index = Arc::new(Index::open(self.kv.clone()).map_err(|e| e.to_string())?);
         let applied = |shard| index.applied(shard).ok().flatten().map_or(Seq::ZERO, |mark| mark.seq);
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let (volume, recovered) =
             Volume::open(disk, config, &applied).map_err(|e: VolumeError| e.to_string())?;
+        self.proven = volume.next_round() - 1;
         let reader = Reader::new(index.clone(), volume.reader());
         let mut process = Process {
             life,
@@ -141,15 +156,16 @@ impl Node {
             board: DurableBoard::default(),
             heard: BTreeMap::new(),
             synced_at: 0,
+            hidden: recovered.hidden,
         };
         let mut ids: Vec<ShardId> =
-            recovered.shards.keys().chain(recovered.promises.keys()).copied().collect();
+            recovered.shards.keys().chain(recovered.promises.keys()).chain(shards).copied().collect();
         ids.extend(process.index.shards().map_err(|e| e.to_string())?.into_iter().map(|(shard, _)| shard));
         ids.sort_unstable();
         ids.dedup();
         let mut replayed = 0;
         for id in ids {
-            let (host, count) = process.recover(self.id, id, home, &recovered)?;
+            let (host, count) = process.recover(self.id, id, home, &recovered, self.stored.get(&id))?;
             replayed += count;
             process.hosts.insert(id, host);
         }
@@ -172,9 +188,13 @@ pub fn disk_uuid(id: NodeId) -> DiskUuid {
 impl Process {
     /// Opens a shard that nothing is held of.
     pub fn ensure(&mut self, me: NodeId, id: ShardId, home: Origin) -> &mut Host {
-        let boot = self.boot;
+        let (boot, hidden) = (self.boot, self.hidden);
         self.hosts.entry(id).or_insert_with(|| {
-            let replica = Replica::recover(id, me, boot, home_of(id, home), Recovery::default(), PRODUCERS);
+            let mut replica =
+                Replica::recover(id, me, boot, home_of(id, home), Recovery::default(), PRODUCERS);
+            if let Some(from) = Opening::of(None, Seq::ZERO, hidden, false).unsure {
+                replica.set_unsure(from);
+            }
             host(id, home, replica)
         })
     }
@@ -185,6 +205,7 @@ impl Process {
         id: ShardId,
         home: Origin,
         recovered: &Recovered,
+        stored: Option<&StoredLog>,
     ) -> Result<(Host, u64), String> {
         let error = |e: &dyn std::fmt::Display| format!("shard {id}: {e}");
         let applied = self.index.applied(id).map_err(|e| error(&e))?;
@@ -204,40 +225,86 @@ impl Process {
         host.totals = totals;
         host.applied_hlc = applied.map_or(Hlc::ZERO, |mark| mark.hlc);
         let applied_seq = applied.map_or(Seq::ZERO, |mark| mark.seq);
-        let mut from = Seq(1);
-        while from <= applied_seq {
-            let frames = self.reader.frames(id, from, 1 << 20).map_err(|e| error(&e))?;
-            let Some(last) = frames.last() else {
-                return Err(format!("shard {id}: frame {from} is not there"));
-            };
-            from = last.header.seq.next();
-            host.view.extend(frames);
+        let found = recovered.shards.get(&id);
+        if let Some(found) = found {
+            self.reader.relocate(id, &found.moved).map_err(|e| error(&e))?;
         }
+        let mut opening = Opening::of(found, applied_seq, recovered.hidden, false);
+        host.view = self.applied_log(id, applied_seq, &opening, stored)?;
         let mut replayed = 0;
-        for (seq, place) in recovered.shards.get(&id).map(|found| found.frames.as_slice()).unwrap_or_default()
-        {
-            let frame = self.volume.reader().read_expecting(*place, id, *seq).map_err(|e| error(&e))?;
-            let effects = frame_effects(&frame, *place);
-            host.replica.replay(&frame).map_err(|e| error(&e))?;
+        for (seq, place) in std::mem::take(&mut opening.replay) {
+            let frame = self.volume.reader().read_expecting(place, id, seq).map_err(|e| error(&e))?;
+            let effects = frame_effects(&frame, place);
+            if let Err(fault) = host.replica.replay(&frame) {
+                if recovered.damage.is_empty() {
+                    return Err(error(&fault));
+                }
+                opening.breaks_at(seq);
+                break;
+            }
             host.unapplied.push_back(Unapplied { effects, flushed: true });
             host.view.push(frame);
             replayed += 1;
         }
+        if let Some(from) = opening.unsure {
+            host.replica.set_unsure(from);
+        }
+        for range in opening.damaged.iter() {
+            self.reader.quarantine().add(id, range);
+        }
         Ok((host, replayed))
+    }
+
+    /// The applied part of a log, for the checkers. What cannot be read must be what recovery has found damaged; there they
+    /// know what was stored.
+    fn applied_log(
+        &self,
+        id: ShardId,
+        applied: Seq,
+        opening: &Opening,
+        stored: Option<&StoredLog>,
+    ) -> Result<Vec<Frame>, String> {
+        // A reader of its own: what it finds is not what the process knows.
+        let reader = Reader::new(self.index.clone(), self.volume.reader());
+        let (mut view, mut from) = (Vec::new(), Seq(1));
+        while from <= applied {
+            let mut frames = match reader.frames(id, from, 1 << 20) {
+                Err(ReadError::Volume(_)) if opening.damaged.contains(from) => {
+                    let at = usize::try_from(from.0 - 1).unwrap_or(usize::MAX);
+                    stored.and_then(|log| log.frames.get(at)).cloned().into_iter().collect()
+                }
+                read => read.map_err(|e| format!("shard {id}: frame {from} cannot be read: {e}"))?,
+            };
+            let Some(last) = frames.last() else {
+                return Err(format!("shard {id}: frame {from} is not there"));
+            };
+            from = last.header.seq.next();
+            view.append(&mut frames);
+        }
+        Ok(view)
     }
 
     /// Moves what the replica wants written to the queue.
     pub fn submit(&mut self, shard: ShardId) {
         let Some(host) = self.hosts.get_mut(&shard) else { return };
         if !host.to_submit.is_empty() {
-            let entries: Vec<Entry> = std::mem::take(&mut host.to_submit);
+            let mut entries: Vec<Entry> = std::mem::take(&mut host.to_submit);
+            if let from @ Some(_) = host.replica.doubt_to_write() {
+                entries.insert(0, Entry::Doubt { shard, from });
+            }
             self.queue.frames(shard, entries);
         }
     }
 
-    /// The newest applied frame at or below `seq` whose epoch is at most `epoch`.
+    /// The newest applied frame at or below `seq` whose epoch is at most `epoch`; none: it cannot be read.
     pub fn newest(&self, shard: ShardId, seq: Seq, epoch: meridian_types::LogEpoch) -> Option<LogPoint> {
         self.reader.newest(shard, seq, epoch).ok()
+    }
+
+    /// Nothing here is damaged as far as it knows, and nothing in doubt.
+    pub fn is_sound(&self) -> bool {
+        self.reader.quarantine().first_of_each().is_empty()
+            && self.hosts.values().all(|host| host.replica.unsure_from().is_none())
     }
 }
 
@@ -263,5 +330,6 @@ fn host(id: ShardId, home: Origin, replica: Replica) -> Host {
         counted: Default::default(),
         seen,
         showing: false,
+        asking: false,
     }
 }

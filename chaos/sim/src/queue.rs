@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use meridian_shard::LogPoint;
+use meridian_shard::{LogPoint, Proven};
 use meridian_storage::{Entry, Place};
 use meridian_types::{LeaderEpoch, Seq, ShardId};
 
@@ -14,6 +14,7 @@ pub enum Synced {
     Cut(LogPoint),
     Promise(LeaderEpoch),
     Doubt(Option<Seq>),
+    Repaired(Proven, Vec<Option<Place>>),
 }
 
 /// Entries of one shard, written in order.
@@ -54,6 +55,10 @@ impl Queue {
 
     pub fn doubt(&mut self, shard: ShardId, from: Option<Seq>) {
         self.push(shard, vec![Entry::Doubt { shard, from }], Synced::Doubt(from));
+    }
+
+    pub fn repair(&mut self, shard: ShardId, proven: Proven) {
+        self.push(shard, proven.entries(), Synced::Repaired(proven, Vec::new()));
     }
 
     fn push(&mut self, shard: ShardId, entries: Vec<Entry>, done: Synced) {
@@ -135,6 +140,7 @@ impl Queue {
                         placed.filter_map(|(entry, place)| Some((point(entry)?, place?))).collect(),
                     )
                 }
+                Synced::Repaired(proven, _) => Synced::Repaired(proven, done.places),
                 other => other,
             };
             complete.push((done.shard, synced));

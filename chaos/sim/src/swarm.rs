@@ -33,6 +33,7 @@ pub struct Weights {
     pub disk_full: u32,
     pub region_lost: u32,
     pub wan_long: u32,
+    pub flip: u32,
 }
 
 /// How a history is set up.
@@ -82,7 +83,7 @@ impl Swarm {
         let nodes: Vec<u32> = (0..regions).map(|_| [3, 3, 3, 3, 1, 5, 5][rng.random_range(0..7)]).collect();
         let replication = nodes.iter().map(|count| (*count).min([3, 5][rng.random_range(0..2)])).collect();
         let mut weights = Weights::default();
-        let all: [&mut u32; 23] = [
+        let all: [&mut u32; 24] = [
             &mut weights.crash,
             &mut weights.crash_leader,
             &mut weights.crash_many,
@@ -106,6 +107,7 @@ impl Swarm {
             &mut weights.disk_full,
             &mut weights.region_lost,
             &mut weights.wan_long,
+            &mut weights.flip,
         ];
         for weight in all {
             *weight = [0, 0, 1, 2, 6][rng.random_range(0..5)];

@@ -30,7 +30,7 @@ pub use frames::{FramesError, join_frames, split_frames};
 pub use hello::{Identity, PeerHello, Vetting};
 pub use legs::{LegId, Legs, LegsEffect, LegsInput};
 pub use link::{CopyState, LinkConfig, LinkCore, LinkEffect, LinkInput, RefusedReason};
-pub use links::{Dialer, Elsewhere, Links};
+pub use links::{Dialer, Elsewhere, Links, copy_state};
 pub use repair::{RepairSources, Repairs};
 pub use server::{Neighbours, PeerServer};
 pub use sources::{Source, Whereabouts};

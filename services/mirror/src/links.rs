@@ -160,7 +160,8 @@ fn follow(
     })
 }
 
-fn copy_state(shard: ShardId, progress: &Progress, is_past: bool) -> CopyState {
+/// What a link is told of a copy; `is_past`: its origin writes no more under this incarnation.
+pub fn copy_state(shard: ShardId, progress: &Progress, is_past: bool) -> CopyState {
     let fault = progress.fault.as_ref().map(|fault| ShardFault {
         shard,
         seq: progress.appended.next(),

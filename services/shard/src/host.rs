@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_storage::index::{Index, IndexError};
-use meridian_storage::{
-    Entry, Place, Recovered, RecoveredShard, SeqRanges, Submission, VolumeReader, WriterHandle,
-};
+use meridian_storage::{Entry, Recovered, RecoveredShard, Submission, VolumeReader, WriterHandle};
 use meridian_types::{
     Boot, Clock, LeaderEpoch, NodeId, Offset, Origin, Partition, Seq, ShardId, ShardNo, StreamId,
 };
@@ -16,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::task::{ShardTask, Unapplied};
 use crate::{
-    CopyFault, Home, Peers, Placement, Proven, Reader, Recovery, RepairError, Replica, ShardHandle, Tail,
+    Home, Opening, Peers, Placement, Proven, Reader, Recovery, RepairError, Replica, ShardHandle, Tail,
     Totals, frame_effects, tail,
 };
 
@@ -134,71 +132,40 @@ impl ShardHost {
         let mut replica = Replica::recover(shard, config.me, config.boot, home, recovery, config.producers);
         let tail = Arc::new(Tail::new(config.tail_bytes));
         let mut unapplied = VecDeque::new();
-        // From where on frames may be missing, or be others than were stored last.
-        let mut unsure: Option<Seq> = None;
-        let mut damaged = SeqRanges::default();
         let applied_seq = applied.map_or(Seq::ZERO, |mark| mark.seq);
-
-        if let Some(found) = found {
-            self.relocate(shard, &found.moved)?;
-            let end = found.last.map_or(Seq::ZERO, |header| header.seq);
-            // What is applied was committed, and its effects are in the index: those frames alone are lost here, and no read
-            // gives them out. Of what is above the mark nothing may be applied past a hole.
-            for range in &found.missing {
-                damaged.insert(*range.start()..=applied_seq.min(*range.end()));
-            }
-            if let Some(range) = found.missing.iter().find(|range| *range.end() > applied_seq) {
-                tracing::error!(%shard, missing = ?found.missing, "the volume is damaged: frames of this shard are missing");
-                unsure = Some((*range.start()).max(applied_seq.next()));
-            } else if end < applied_seq {
-                tracing::error!(%shard, %end, applied = %applied_seq, "the volume ends before the index: it lost its tail");
-                damaged.insert(end.next()..=applied_seq);
-                for (seq, _) in &found.moved {
-                    damaged.remove(*seq..=*seq);
-                }
-                unsure = Some(applied_seq.next());
-            } else if let Some(from) = found.unsure_from {
-                // Acknowledged frames may be among what is hidden: to append here could begin a second history.
-                tracing::error!(%shard, unsure_from = %from, "the volume is damaged: frames of this shard may be hidden in it");
-                unsure = Some(from.max(applied_seq.next()));
-            }
-            if let Some(from) = found.doubt {
-                tracing::warn!(%shard, %from, "this replica was in doubt when its process ended, and is so still");
-                unsure = Some(unsure.map_or(from, |unsure| unsure.min(from)));
-            }
-            let frames =
-                if self.is_past(shard) { self.give_up(shard, applied_seq, end) } else { found.frames };
-            for (seq, place) in frames {
-                let frame = match volume.read_expecting(place, shard, seq) {
-                    Ok(frame) => frame,
-                    Err(error) => {
-                        tracing::error!(%shard, %seq, %error, "a frame cannot be read again: what follows is quarantined");
-                        unsure = Some(unsure.map_or(seq, |unsure| unsure.min(seq)));
-                        break;
-                    }
-                };
-                let effects = frame_effects(&frame, place);
-                if let Err(fault) = replica.replay(&frame) {
-                    self.log_broken(shard, &fault);
-                    unsure = Some(unsure.map_or(seq, |unsure| unsure.min(seq)));
+        if let Some(found) = &found {
+            self.parts.reader.relocate(shard, &found.moved)?;
+        }
+        let mut opening = Opening::of(found.as_ref(), applied_seq, self.hidden, self.is_past(shard));
+        for (seq, place) in std::mem::take(&mut opening.replay) {
+            let frame = match volume.read_expecting(place, shard, seq) {
+                Ok(frame) => frame,
+                Err(error) => {
+                    tracing::error!(%shard, %seq, %error, "a frame cannot be read again");
+                    opening.breaks_at(seq);
                     break;
                 }
-                unapplied.push_back(Unapplied { effects, flushed: true });
-                tail.append(tail::Unapplied::OnDisk(seq, place));
+            };
+            let effects = frame_effects(&frame, place);
+            if let Err(fault) = replica.replay(&frame) {
+                tracing::error!(%shard, %seq, %fault, "a frame does not follow the one before it");
+                opening.breaks_at(seq);
+                break;
             }
-        } else if applied_seq > Seq::ZERO {
-            tracing::error!(%shard, applied = %applied_seq, "the volume holds nothing of a shard that the index knows");
-            damaged.insert(Seq::ZERO.next()..=applied_seq);
-            unsure = Some(applied_seq.next());
-        } else if self.hidden {
-            tracing::error!(%shard, "the volume is damaged: all of this shard may be hidden in it");
-            unsure = Some(Seq::ZERO.next());
+            unapplied.push_back(Unapplied { effects, flushed: true });
+            tail.append(tail::Unapplied::OnDisk(seq, place));
         }
-        if let Some(from) = unsure {
+        if let Some(why) = opening.why {
+            tracing::error!(%shard, applied = %applied_seq, unsure_from = ?opening.unsure, why, "this shard's log is damaged here");
+        }
+        if let Some(from) = opening.give_up {
+            self.give_up(shard, from);
+        }
+        if let Some(from) = opening.unsure {
             replica.set_unsure(from);
         }
 
-        for range in damaged.iter() {
+        for range in opening.damaged.iter() {
             self.parts.reader.quarantine().add(shard, range);
         }
         self.parts.reader.add_tail(shard, tail.clone());
@@ -227,42 +194,14 @@ impl ShardHost {
         shard.origin.region == region && shard.origin.incarnation < incarnation
     }
 
-    /// Of what a past incarnation wrote, this node keeps what is applied: that was committed. Whether what is above it was, nobody can
-    /// say any more, so none of it may reach another region (law 4). What had reached one comes back from there, and once it is
-    /// here it is applied too; a restart that finds it above the mark has it come again.
-    fn give_up(&self, shard: ShardId, applied: Seq, end: Seq) -> Vec<(Seq, Place)> {
-        if end > applied {
-            tracing::warn!(%shard, %applied, %end, "the shard's incarnation is over: what is above the applied mark is given up here");
-            let from = applied.next();
-            self.parts.writer.submit(Submission {
-                shard,
-                entries: vec![Entry::Cut { shard, from }],
-                done: Box::new(|_| {}),
-            });
-        }
-        Vec::new()
-    }
-
-    /// The index may not have been flushed since these frames were stored again.
-    fn relocate(&self, shard: ShardId, moved: &[(Seq, Place)]) -> Result<(), OpenError> {
-        let Parts { index, volume, .. } = &self.parts;
-        for &(seq, place) in moved {
-            if index.place(shard, seq)? == Some(place) {
-                continue;
-            }
-            match volume.header_expecting(place, shard, seq) {
-                Ok(header) => index.relocate(shard, &[(header, place)])?,
-                Err(error) => {
-                    tracing::error!(%shard, %seq, %error, "a repaired frame cannot be read again");
-                    self.parts.reader.quarantine().add(shard, seq..=seq);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn log_broken(&self, shard: ShardId, fault: &CopyFault) {
-        tracing::error!(%shard, %fault, "the volume's log breaks off here: what follows is quarantined");
+    /// What a past incarnation had not applied goes, before anybody sees it.
+    fn give_up(&self, shard: ShardId, from: Seq) {
+        tracing::warn!(%shard, %from, "the shard's incarnation is over: what is above the applied mark is given up here");
+        self.parts.writer.submit(Submission {
+            shard,
+            entries: vec![Entry::Cut { shard, from }],
+            done: Box::new(|_| {}),
+        });
     }
 
     /// A shard that is open.

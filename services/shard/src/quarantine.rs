@@ -26,7 +26,7 @@ struct Shard {
 
 impl Quarantine {
     /// These frames are damaged.
-    pub(crate) fn add(&self, shard: ShardId, range: RangeInclusive<Seq>) {
+    pub fn add(&self, shard: ShardId, range: RangeInclusive<Seq>) {
         let mut shards = self.shards.lock();
         let damaged = &mut shards.entry(shard).or_default().damaged;
         let before = damaged.count();
@@ -38,7 +38,7 @@ impl Quarantine {
     }
 
     /// These frames were stored again.
-    pub(crate) fn repaired(&self, shard: ShardId, range: RangeInclusive<Seq>) {
+    pub fn repaired(&self, shard: ShardId, range: RangeInclusive<Seq>) {
         let mut shards = self.shards.lock();
         let held = shards.entry(shard).or_default();
         held.repaired += range.end().0 - range.start().0 + 1;

@@ -75,6 +75,10 @@ impl Reader {
         &self.index
     }
 
+    pub(crate) fn volume(&self) -> &VolumeReader {
+        &self.volume
+    }
+
     pub(crate) fn add_tail(&self, shard: ShardId, tail: Arc<Tail>) {
         self.tails.write().insert(shard, tail);
     }

@@ -71,10 +71,17 @@ pub struct Proof {
 }
 
 /// Frames that are those that were here: the first of a stretch, or all of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Proven {
     shard: ShardId,
     frames: Vec<Frame>,
+}
+
+impl Proven {
+    /// What the volume is to store.
+    pub fn entries(&self) -> Vec<Entry> {
+        self.frames.iter().cloned().map(Entry::Moved).collect()
+    }
 }
 
 impl Proof {
@@ -159,6 +166,26 @@ impl Reader {
         Ok(Some(Stretch { shard, first, last, before, after }))
     }
 
+    /// Tells the index of frames that were stored again: it may not have been flushed since.
+    ///
+    /// # Errors
+    /// The index does not take it.
+    pub fn relocate(&self, shard: ShardId, moved: &[(Seq, Place)]) -> Result<(), IndexError> {
+        for &(seq, place) in moved {
+            if self.index().place(shard, seq)? == Some(place) {
+                continue;
+            }
+            match self.volume().header_expecting(place, shard, seq) {
+                Ok(header) => self.index().relocate(shard, &[(header, place)])?,
+                Err(error) => {
+                    tracing::error!(%shard, %seq, %error, "a repaired frame cannot be read again");
+                    self.quarantine().add(shard, seq..=seq);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Stores frames again: in the volume first, and once that is synced, in the index, in one batch. A crash between the
     /// two is made good by recovery. How many frames it were.
     ///
@@ -169,21 +196,29 @@ impl Reader {
         writer: &WriterHandle,
         proven: Proven,
     ) -> Result<u64, RepairError> {
-        let Proven { shard, frames } = proven;
-        let (Some(first), Some(last)) = (frames.first(), frames.last()) else { return Ok(0) };
-        let range = first.header.seq..=last.header.seq;
-        let headers: Vec<FrameHeader> = frames.iter().map(|frame| frame.header).collect();
         let (done, places) = oneshot::channel();
         writer.submit(Submission {
-            shard,
-            entries: frames.into_iter().map(Entry::Moved).collect(),
+            shard: proven.shard,
+            entries: proven.entries(),
             done: Box::new(move |flushed| drop(done.send(flushed.places))),
         });
         let places = places.await.map_err(|_| RepairError::Stopped)?;
+        Ok(self.stored_again(&proven, places)?)
+    }
+
+    /// What was proven is synced again, at these places. How many frames it were.
+    ///
+    /// # Errors
+    /// The index does not take it.
+    pub fn stored_again(&self, proven: &Proven, places: Vec<Option<Place>>) -> Result<u64, IndexError> {
+        let Proven { shard, frames } = proven;
+        let (Some(first), Some(last)) = (frames.first(), frames.last()) else { return Ok(0) };
+        let range = first.header.seq..=last.header.seq;
+        let placed = frames.iter().zip(places);
         let moved: Vec<(FrameHeader, Place)> =
-            headers.into_iter().zip(places).filter_map(|(header, place)| Some((header, place?))).collect();
-        self.index().relocate(shard, &moved)?;
-        self.quarantine().repaired(shard, range);
+            placed.filter_map(|(frame, place)| Some((frame.header, place?))).collect();
+        self.index().relocate(*shard, &moved)?;
+        self.quarantine().repaired(*shard, range);
         Ok(moved.len() as u64)
     }
 }

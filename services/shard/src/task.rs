@@ -66,6 +66,30 @@ pub struct Progress {
     pub fault: Option<CopyFault>,
 }
 
+impl Progress {
+    /// Of a replica, with what its task keeps beside it: the hlc of the last applied frame, sums up to there, and why it takes
+    /// no more frames.
+    pub fn of(replica: &Replica, hlc: Hlc, totals: Totals, fault: Option<CopyFault>) -> Self {
+        let marks = replica.marks();
+        Self {
+            appended: marks.appended,
+            committed: marks.committed,
+            applied: marks.applied,
+            chain: replica.chain(),
+            hlc,
+            totals,
+            promised: replica.promised(),
+            leads: replica.leads(),
+            follows: replica.follows(),
+            settled: replica.is_settled(),
+            ready: replica.is_ready(),
+            damaged: replica.unsure_from().is_some(),
+            awaits_begun: replica.awaits_begun(),
+            fault,
+        }
+    }
+}
+
 /// Why a publish has no acknowledgement.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
@@ -271,23 +295,7 @@ impl ShardTask {
     }
 
     fn progress(&self, applied_hlc: Hlc, fault: Option<CopyFault>) -> Progress {
-        let marks = self.replica.marks();
-        Progress {
-            appended: marks.appended,
-            committed: marks.committed,
-            applied: marks.applied,
-            chain: self.replica.chain(),
-            hlc: applied_hlc,
-            totals: self.totals,
-            promised: self.replica.promised(),
-            leads: self.replica.leads(),
-            follows: self.replica.follows(),
-            settled: self.replica.is_settled(),
-            ready: self.replica.is_ready(),
-            damaged: self.replica.unsure_from().is_some(),
-            awaits_begun: self.replica.awaits_begun(),
-            fault,
-        }
+        Progress::of(&self.replica, applied_hlc, self.totals, fault)
     }
 }
 
@@ -408,7 +416,7 @@ impl Running {
         }
         let lane = Lane { stream, partition, origin: self.task.shard.origin };
         let index = &self.task.index;
-        let learnt = index.producer(lane, id).and_then(|state| Ok((state, past(index, lane, id)?)));
+        let learnt = index.producer(lane, id).and_then(|state| Ok((state, past_producer(index, lane, id)?)));
         match learnt {
             Ok((state, past)) => self.task.replica.learn(stream, partition, id, state, past),
             Err(error) => self.die(format!("the index cannot be read: {error}")),
@@ -639,7 +647,14 @@ fn point_of(entry: &Entry) -> Option<LogPoint> {
 
 /// What the newest of the region's earlier incarnations that knows a producer has of it. A partition keeps its shard's
 /// number, so that replica is here where the sets of the two shards are alike.
-fn past(index: &Index, lane: Lane, id: ProducerId) -> Result<Option<(Origin, ProducerState)>, IndexError> {
+///
+/// # Errors
+/// The index cannot be read.
+pub fn past_producer(
+    index: &Index,
+    lane: Lane,
+    id: ProducerId,
+) -> Result<Option<(Origin, ProducerState)>, IndexError> {
     for incarnation in (1..lane.origin.incarnation.0).rev().map(Incarnation) {
         let origin = Origin { incarnation, ..lane.origin };
         if let Some(state) = index.producer(Lane { origin, ..lane }, id)? {

@@ -263,6 +263,25 @@ fn every_read_checks() {
     }
 }
 
+/// What is applied was here: where a log begins above its first frame, and something is hidden, that is what is missing.
+#[test]
+fn the_hidden_beginning_of_an_applied_log_is_missing() {
+    let disk = formatted(1);
+    let (mut volume, _) = open(&disk);
+    let first = frame(shard(0), Seq(1), LogEpoch(1), Chain::GENESIS, vec![1; 10]);
+    let second = frame(shard(0), Seq(2), LogEpoch(1), first.header.chain, vec![2; 10]);
+    let place = volume.write_round(&[Entry::Frame(first)]).unwrap()[0].unwrap();
+    volume.write_round(&[Entry::Frame(second)]).unwrap();
+    drop(volume);
+    // Its header, so that nobody can tell what it was.
+    disk.flip(&file_name(1), place.at, 1);
+    for applied in 0..=2 {
+        let (_, recovered) = Volume::open(disk.clone(), CONFIG, &|_| Seq(applied)).unwrap();
+        let missing = &recovered.shards[&shard(0)].missing;
+        assert_eq!((recovered.hidden, missing), (true, &vec![Seq(1)..=Seq(1)]), "applied up to {applied}");
+    }
+}
+
 /// The last round in a file as a payload that looks like rounds at the very positions where it will lie.
 fn forged(secret: &Secret) -> Option<Seq> {
     let disk = formatted(1);

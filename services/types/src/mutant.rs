@@ -41,11 +41,19 @@ pub enum Mutant {
     OldDurableMark,
     /// A leader's clock that goes back takes the hlc with it.
     HlcGoesBack,
+    /// What a damaged replica says of its log counts in an election, as if it were sure.
+    DoubtCounts,
+    /// A doubt is over as soon as the log agrees with a leader's.
+    DoubtEndsEarly,
+    /// A doubt is in memory alone.
+    DoubtNotWritten,
+    /// A damaged replica follows without having asked what it may have promised.
+    DoubtFollowsAtOnce,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 22] = [
         Self::AckBeforeFlush,
         Self::PromiseNotSynced,
         Self::OldEpochCounts,
@@ -64,6 +72,10 @@ impl Mutant {
         Self::ShortestWins,
         Self::OldDurableMark,
         Self::HlcGoesBack,
+        Self::DoubtCounts,
+        Self::DoubtEndsEarly,
+        Self::DoubtNotWritten,
+        Self::DoubtFollowsAtOnce,
     ];
 }
 

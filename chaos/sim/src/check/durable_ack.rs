@@ -32,7 +32,7 @@ impl DurableAck {
             .members
             .iter()
             .copied()
-            .filter(|node| stored(*node).is_some_and(|log| log.chain(seq) == Some(chain)))
+            .filter(|node| stored(*node).is_some_and(|log| log.had(seq, chain)))
             .collect();
         if 2 * have.len() > set.members.len() {
             return Ok(());
@@ -52,7 +52,7 @@ impl DurableAck {
         (seq, chain): (Seq, Chain),
         stored: Option<&StoredLog>,
     ) -> Result<(), String> {
-        let has = |log: &StoredLog| log.promised > epoch || log.chain(seq) == Some(chain);
+        let has = |log: &StoredLog| log.promised > epoch || log.had(seq, chain);
         if stored.is_some_and(has) {
             return Ok(());
         }

@@ -4,6 +4,7 @@
 
 pub(crate) mod committed_leaves;
 pub(crate) mod cursors;
+pub(crate) mod doubt;
 pub(crate) mod durable_ack;
 pub(crate) mod durable_marks;
 pub(crate) mod hlc_rises;
@@ -44,6 +45,8 @@ pub enum Law {
     MarksInOrder,
     /// A promise is synced before it is given, and kept.
     PromisesHold,
+    /// What damage may have cost is in doubt until it is made good.
+    InDoubt,
     /// Nothing is faulted where nothing was damaged.
     NoFault,
     /// Once the faults have ended all gets well.
@@ -66,6 +69,7 @@ impl fmt::Display for Law {
             Self::StoredLast => "what was stored last",
             Self::MarksInOrder => "marks in order",
             Self::PromisesHold => "promises hold",
+            Self::InDoubt => "in doubt until it is made good",
             Self::NoFault => "no fault without damage",
             Self::GetsWell => "gets well again",
             Self::OwnChecks => "the cores' own checks",

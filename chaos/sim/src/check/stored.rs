@@ -8,6 +8,10 @@ use meridian_types::{LeaderEpoch, LogEnd, NodeId, Seq, ShardId};
 pub struct StoredLog {
     pub frames: Vec<Frame>,
     pub promised: LeaderEpoch,
+    /// It is written that frames from there on may be lost.
+    pub doubt: Option<Seq>,
+    /// What it was before bits flipped in it, until that is made good: see `doubt.rs`.
+    pub before: Vec<Self>,
 }
 
 impl StoredLog {
@@ -16,6 +20,16 @@ impl StoredLog {
             return Some(Chain::GENESIS);
         }
         self.frames.get(usize::try_from(seq.0 - 1).ok()?).map(|frame| frame.header.chain)
+    }
+
+    /// Whether it has that frame, or had it before bits flipped.
+    pub fn had(&self, seq: Seq, chain: Chain) -> bool {
+        self.chain(seq) == Some(chain) || self.before.iter().any(|before| before.had(seq, chain))
+    }
+
+    /// The highest promise that was ever synced.
+    pub fn ever_promised(&self) -> LeaderEpoch {
+        self.before.iter().map(Self::ever_promised).fold(self.promised, LeaderEpoch::max)
     }
 
     pub fn last(&self) -> Seq {
@@ -34,12 +48,19 @@ impl StoredLog {
             Entry::Frame(frame) => self.frames.push(frame.clone()),
             Entry::Cut { from, .. } => self.frames.truncate(usize::try_from(from.prev().0).unwrap_or(0)),
             Entry::Promise(promise) => self.promised = promise.epoch,
+            Entry::Doubt { from: Some(from), .. } => {
+                self.doubt = Some(self.doubt.map_or(*from, |known| known.min(*from)));
+            }
+            Entry::Doubt { from: None, .. } => {
+                self.doubt = None;
+                self.before.clear();
+            }
             // What the log holds stays what it is.
-            Entry::Moved(_) | Entry::Doubt { .. } => {}
+            Entry::Moved(_) => {}
         }
     }
 
-    fn is(&self, view: &[Frame], promised: LeaderEpoch) -> bool {
+    pub(super) fn is(&self, view: &[Frame], promised: LeaderEpoch) -> bool {
         let ends = (self.frames.last(), view.last());
         let same = self.frames.len() == view.len()
             && ends.0.map(|f| f.header.chain) == ends.1.map(|f| f.header.chain);

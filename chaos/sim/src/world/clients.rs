@@ -294,6 +294,10 @@ impl World {
         let process = self.process(at)?;
         let read = match process.reader.lane_frames(lane, cursor, 3_000) {
             Ok(read) => read,
+            Err(_) if process.reader.quarantine().counts(shard).0 > 0 => {
+                self.met.met("operation: a damaged frame is not served");
+                return Some(());
+            }
             Err(error) => {
                 let what = format!("node {} cannot read {lane} from {cursor}: {error}", at.node);
                 self.judge(Law::StoredLast, Err(what));

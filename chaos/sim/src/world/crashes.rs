@@ -4,9 +4,9 @@ use meridian_storage::{PowerLoss, VolumeError};
 use meridian_types::{NodeId, ShardId};
 use rand::RngExt as _;
 
-use super::{At, Event, World};
-use crate::check::Law;
+use super::{At, Event, World, names};
 use crate::check::stored::{self, StoredLog};
+use crate::check::{Law, doubt};
 use crate::node::Link;
 
 impl World {
@@ -25,6 +25,7 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let Some(mut process) = node.process.take() else { return };
         node.frozen_until = 0;
+        node.proven = process.volume.next_round() - 1;
         node.in_flight = node.stored.clone();
         let round = process.queue.round().to_vec();
         for entry in &round {
@@ -60,6 +61,7 @@ impl World {
         let trips = !self.calm && self.now > 0 && self.chance(8);
         let ops = self.rng.random_range(1..8);
         let regions = self.swarm.regions;
+        let all = self.shards();
         let Some(node) = self.nodes.get_mut(&id) else { return };
         if node.is_up() || !node.joined {
             return;
@@ -67,7 +69,7 @@ impl World {
         if trips {
             node.disk.crash_at(node.disk.ops() + ops);
         }
-        let started = match node.start(life, home, config) {
+        let started = match node.start(life, home, config, &all) {
             Ok(started) => started,
             Err(_) if node.disk.crashed() => {
                 node.process = None;
@@ -87,20 +89,36 @@ impl World {
         };
         let damaged = !started.recovered.damage.is_empty();
         let Some(process) = &mut node.process else { return };
-        let mut verdict = Ok(());
+        let (mut verdict, mut doubted) = (Ok(()), Ok(()));
         let mut shards: Vec<ShardId> =
             process.hosts.keys().copied().chain(node.in_flight.keys().copied()).collect();
         shards.sort_unstable();
         shards.dedup();
         let none = StoredLog::default();
         for shard in shards {
-            let view = process.hosts.get(&shard).map(|host| host.view.clone()).unwrap_or_default();
-            let promised =
+            let host = process.hosts.get(&shard);
+            let view = host.map(|host| host.view.clone()).unwrap_or_default();
+            let unsure = host.and_then(|host| host.replica.unsure_from());
+            let mut promised =
                 started.recovered.promises.get(&shard).map(|promise| promise.epoch).unwrap_or_default();
+            if let Some(host) = host.filter(|_| node.flipped) {
+                promised = host.replica.promised();
+            }
             let synced = node.stored.get(&shard).unwrap_or(&none);
             let in_flight = node.in_flight.get(&shard).unwrap_or(synced);
-            verdict = verdict.and(stored::recovered(id, shard, synced, in_flight, &view, promised));
-            node.stored.insert(shard, StoredLog { frames: view, promised });
+            let mut log = StoredLog { promised, doubt: unsure, before: synced.before.clone(), frames: view };
+            if node.flipped {
+                let applied = host.map(|host| host.replica.marks().applied).unwrap_or_default();
+                let is_home = shard.origin == home;
+                let found = doubt::Found { view: &log.frames, promised, unsure, applied, is_home };
+                doubted = doubted.and(doubt::recovered(id, shard, synced, in_flight, found));
+                if unsure.is_some() {
+                    log.before.push(StoredLog { before: Vec::new(), ..synced.clone() });
+                }
+            } else {
+                verdict = verdict.and(stored::recovered(id, shard, synced, in_flight, &log.frames, promised));
+            }
+            node.stored.insert(shard, log);
         }
         node.in_flight = node.stored.clone();
         for other in (0..regions).filter(|other| *other != node.region) {
@@ -109,15 +127,19 @@ impl World {
             process.links.insert(other, link);
         }
         let boot = process.boot;
-        if damaged {
+        if damaged && !node.flipped {
             verdict = verdict.and(Err(format!("node {id} finds damage: {:?}", started.recovered.damage)));
         }
         self.met.add("disk: frame replayed", started.replayed);
+        for damage in &started.recovered.damage {
+            self.met.met(names::damage(damage));
+        }
         if started.recovered.torn.is_some() {
             self.met.met("disk: torn round");
         }
         self.trace.line(self.now, format_args!("{id} starts, boot {boot}, {} replayed", started.replayed));
         self.judge(Law::StoredLast, verdict);
+        self.judge(Law::InDoubt, doubted);
         let at = At { node: id, life };
         let shards: Vec<ShardId> =
             self.process(at).map(|p| p.hosts.keys().copied().collect()).unwrap_or_default();
@@ -129,6 +151,7 @@ impl World {
         let delay = self.some(100_000);
         self.after(delay, Event::Heartbeat(at));
         self.after(delay, Event::ApplyPlacement(id));
+        self.after(delay, Event::Repair(at));
         if regions > 1 {
             self.after(delay, Event::LinkTick(at));
             for other in (0..regions).filter(|other| *other != Self::region_of(id)) {

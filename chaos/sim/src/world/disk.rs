@@ -1,12 +1,12 @@
 //! Rounds of the volumes, as the writer's thread writes them, and flushes of the indexes.
 
 use meridian_shard::{Input, LogPoint};
-use meridian_storage::WriteError;
+use meridian_storage::{Entry, WriteError};
 use meridian_types::{NodeId, ShardId};
 use rand::RngExt as _;
 
 use super::{At, Event, World};
-use crate::check::{Law, stored};
+use crate::check::{Law, doubt, stored};
 use crate::queue::Synced;
 
 impl World {
@@ -59,8 +59,16 @@ impl World {
             }
         };
         self.met.met("disk: round");
+        let mut sure = Ok(());
         for entry in &round {
-            node.stored.entry(entry.shard()).or_default().take(entry);
+            let log = node.stored.entry(entry.shard()).or_default();
+            if let Entry::Doubt { shard, from: None } = entry
+                && shard.origin == Self::origin(node.region)
+            {
+                self.met.met("disk: a doubt is over");
+                sure = sure.and(doubt::ends(at.node, *shard, log, &self.laws.truth));
+            }
+            log.take(entry);
         }
         let skipped = process.queue.skipped;
         let complete = process.queue.end(places);
@@ -81,6 +89,7 @@ impl World {
         }
         self.trace.line(self.now, format_args!("{} synced a round of {}", at.node, round.len()));
         self.judge(Law::StoredLast, settled);
+        self.judge(Law::InDoubt, sure);
         for (shard, synced) in complete {
             let delay = self.rng.random_range(0..200);
             let earliest = self.now + delay;
@@ -94,11 +103,19 @@ impl World {
 
     /// What a shard's submission came to, as `task.rs::on_synced`.
     pub(super) fn synced(&mut self, at: At, shard: ShardId, synced: Synced) {
-        let Some(host) = self.process(at).and_then(|process| process.hosts.get_mut(&shard)) else { return };
+        let Some(process) = self.process(at) else { return };
+        let Some(host) = process.hosts.get_mut(&shard) else { return };
         let input = match synced {
             Synced::Promise(epoch) => Some(Input::Promised { epoch }),
             Synced::Doubt(from) => from.is_none().then_some(Input::Sure),
             Synced::Cut(LogPoint { seq, chain, .. }) => Some(Input::Flushed { seq, chain }),
+            Synced::Repaired(proven, places) => {
+                let stored = process.reader.stored_again(&proven, places);
+                if let Err(error) = stored {
+                    self.judge(Law::OwnChecks, Err(error.to_string()));
+                }
+                return;
+            }
             Synced::Frames(places) => {
                 let first = host.unapplied.front().map(|frame| frame.effects.header.seq);
                 let mut last = None;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use meridian_metadata::driver;
 use meridian_mirror::{FeedEffect, FeedInput, LinkEffect};
-use meridian_shard::{Ack, Message, Publish, Reject, RequestId};
+use meridian_shard::{Ack, Message, Publish, Reject, RequestId, Stretch};
 use meridian_types::{Boot, LeaderEpoch, NodeId, ShardId};
 
 use crate::queue::Synced;
@@ -59,6 +59,10 @@ pub enum Event {
     SessionTick(u64, u64),
     SessionLooks(u64, Box<FeedInput>),
     ShowCopy(At, ShardId),
+    Begun { at: At, shard: ShardId, upto: Option<usize> },
+    Repair(At),
+    RepairFrom { at: At, source: At, stretch: Box<Stretch> },
+    Said { from: NodeId, to: At, shard: ShardId, message: Box<Message> },
     Operation,
     Publish { node: NodeId, client: usize, ticket: u64, publish: Box<Publish> },
     Answer { client: usize, batch: u64, answer: Result<Ack, Reject> },
@@ -83,6 +87,10 @@ impl Event {
             | Self::LinkTick(at)
             | Self::LinkConnect(at, _)
             | Self::ShowCopy(at, _)
+            | Self::Begun { at, .. }
+            | Self::Repair(at)
+            | Self::RepairFrom { at, .. }
+            | Self::Said { to: at, .. }
             | Self::Packet { to: at, .. }
             | Self::Connected { node: at, .. } => Some(at.node),
             Self::ApplyPlacement(node) | Self::Publish { node, .. } => Some(*node),

@@ -36,10 +36,11 @@ enum Kind {
     DiskFull,
     RegionLost,
     WanLong,
+    Flip,
 }
 
 impl Kind {
-    fn weighed(weights: &Weights) -> [(Self, u32); 23] {
+    fn weighed(weights: &Weights) -> [(Self, u32); 24] {
         [
             (Self::Crash, weights.crash),
             (Self::CrashLeader, weights.crash_leader),
@@ -64,6 +65,7 @@ impl Kind {
             (Self::DiskFull, weights.disk_full),
             (Self::RegionLost, weights.region_lost),
             (Self::WanLong, weights.wan_long),
+            (Self::Flip, weights.flip),
         ]
     }
 }
@@ -135,6 +137,7 @@ impl World {
                 }
             }
             Kind::DiskFull => self.fill_disk(one),
+            Kind::Flip => return self.flip_bits(region),
             Kind::CutOneWay | Kind::Isolate | Kind::Split | Kind::Wan | Kind::WanLong | Kind::Reset => {
                 return self.inject_cut(kind, region, one, &ours, &up);
             }

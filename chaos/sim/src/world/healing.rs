@@ -64,6 +64,13 @@ impl World {
                 return Some(format!("node {id} does not have it"));
             };
             let marks = host.replica.marks();
+            if let Some(from) = host.replica.unsure_from() {
+                return Some(format!("node {id} is in doubt from {from}"));
+            }
+            let damaged = process.map_or(0, |process| process.reader.quarantine().counts(shard).0);
+            if damaged > 0 {
+                return Some(format!("{damaged} frames are damaged at node {id}"));
+            }
             if *id == elected.node && host.replica.leads() != Some(elected.epoch) {
                 return Some(format!(
                     "node {id} is elected in {} and leads {:?}",

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use meridian_mirror::{CopyState, LinkConfig, LinkEffect, LinkInput, RefusedReason, ShardFault};
-use meridian_shard::{Home, Input};
+use meridian_mirror::{LinkConfig, LinkEffect, LinkInput, RefusedReason, copy_state};
+use meridian_shard::{Home, Input, Progress};
 use meridian_types::{NodeId, ShardId};
 
 use super::{At, Event, Reply, World, names};
@@ -130,7 +130,8 @@ impl World {
     pub(super) fn link_reply(&mut self, connection: u64, reply: Reply) {
         use meridian_mirror::FeedEffect;
         let Some(it) = self.connections.get(&connection) else { return };
-        let (at, region) = (it.sink, Self::region_of(it.source.node));
+        let (at, source) = (it.sink, it.source.node);
+        let region = Self::region_of(source);
         let believed =
             self.process(at).and_then(|process| process.links.get(&region)).and_then(|link| link.connection);
         if believed.map(|(number, _)| number) != Some(connection) {
@@ -142,10 +143,13 @@ impl World {
             Reply::Feed(FeedEffect::Withdrawn(bytes)) => LinkInput::Withdrawn(bytes),
             Reply::Feed(FeedEffect::Mark(shard, mark)) => LinkInput::Mark(shard, mark),
             Reply::Feed(FeedEffect::Refuse { shard, reason, last, message }) => {
-                if matches!(
-                    reason,
-                    RefusedReason::ChainDiffers | RefusedReason::OriginShorter | RefusedReason::Damaged
-                ) {
+                let flipped = self.nodes.get(&source).is_some_and(|node| node.flipped);
+                let is_fault = match reason {
+                    RefusedReason::ChainDiffers | RefusedReason::OriginShorter => true,
+                    RefusedReason::Damaged => !flipped,
+                    RefusedReason::Behind | RefusedReason::UnknownShard => false,
+                };
+                if is_fault {
                     let what = format!(
                         "the source {region} refuses {shard} to node {}: {reason:?}, {message}",
                         at.node
@@ -208,23 +212,8 @@ impl World {
         let region = usize::from(shard.origin.region.0) - 1;
         let Some(host) = self.process(at).and_then(|process| process.hosts.get_mut(&shard)) else { return };
         host.showing = false;
-        let marks = host.replica.marks();
-        let state = CopyState {
-            appended: marks.appended,
-            chain: host.replica.chain(),
-            durable: marks.applied,
-            is_past: false,
-            totals: host.totals,
-            hlc: host.applied_hlc,
-            leads: host.replica.leads(),
-            follows: host.replica.follows().is_some(),
-            fault: host.fault.as_ref().map(|fault| ShardFault {
-                shard,
-                seq: marks.appended.next(),
-                reason: "CHAIN_DIFFERS",
-                message: fault.to_string(),
-            }),
-        };
+        let progress = Progress::of(&host.replica, host.applied_hlc, host.totals, host.fault.clone());
+        let state = copy_state(shard, &progress, false);
         self.link(at, region, LinkInput::Copy(shard, state));
     }
 }

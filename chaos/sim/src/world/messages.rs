@@ -74,13 +74,19 @@ impl World {
         }
     }
 
-    fn replica_says(&mut self, from: NodeId, to: At, shard: ShardId, message: Message) {
+    pub(super) fn replica_says(&mut self, from: NodeId, to: At, shard: ShardId, message: Message) {
         let home = Self::origin(Self::region_of(to.node));
         let Some(process) = self.process(to) else { return };
         let wanted = process.ensure(to.node, shard, home).replica.must_look_up(&message);
         let held = wanted.and_then(|(seq, epoch)| process.newest(shard, seq, epoch));
         if wanted.is_some() {
             self.met.met("replica: looked up below the applied mark");
+        }
+        if wanted.is_some() && held.is_none() {
+            // As `task.rs::look_up`: it cannot be read now, and is asked again once it may have been repaired.
+            self.met.met("replica: what it looked up is damaged");
+            let message = Box::new(message);
+            return self.after(1_000_000, Event::Said { from, to, shard, message });
         }
         self.trace.line(self.now, format_args!("{from} to {} {shard}: {}", to.node, describe(&message)));
         self.step(to.node, shard, Input::From { node: from, message, held });
@@ -127,7 +133,9 @@ impl World {
     pub(super) fn pump(&mut self, at: At, shard: ShardId, to: NodeId) {
         let batch = self.swarm.batch;
         let connection = self.network.connection(at.node, to);
-        let Some(host) = self.process(at).and_then(|process| process.hosts.get_mut(&shard)) else { return };
+        let Some(process) = self.process(at) else { return };
+        let quarantine = process.reader.quarantine().clone();
+        let Some(host) = process.hosts.get_mut(&shard) else { return };
         let (appended, committed) = (host.replica.end().seq, host.replica.marks().committed);
         let Some(pump) = host.pumps.get_mut(&to) else { return };
         pump.awake = false;
@@ -137,7 +145,17 @@ impl World {
         }
         let (epoch, next, told) = (pump.epoch, pump.next, pump.told);
         if next <= appended {
-            let frames = host.log_from(next, batch);
+            let mut frames = host.log_from(next, batch);
+            let damaged = quarantine.first_from(shard, next);
+            frames.retain(|frame| damaged.is_none_or(|damaged| frame.header.seq < damaged));
+            if frames.is_empty() {
+                // As `feeds.rs`: it is tried again, and may have been repaired.
+                if let Some(pump) = host.pumps.get_mut(&to) {
+                    pump.awake = true;
+                }
+                self.met.met("replica: a follower waits for a frame that is damaged");
+                return self.after(1_000_000, Event::Pump { at, shard, to });
+            }
             let count = frames.len() as u64;
             if let Some(pump) = host.pumps.get_mut(&to) {
                 pump.next = meridian_types::Seq(next.0 + count);

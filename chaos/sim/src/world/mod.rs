@@ -6,6 +6,7 @@
 
 mod clients;
 mod crashes;
+mod damage;
 mod disk;
 mod event;
 mod faults;
@@ -60,6 +61,8 @@ pub struct World {
     sets: BTreeMap<(usize, ShardId, LeaderEpoch), ReplicaSet>,
     pub clients: Clients,
     pub laws: Laws,
+    /// Nodes whose disk was damaged and is not made good yet, and the last number given before.
+    damaged: BTreeMap<NodeId, u64>,
     pub trace: Trace,
     pub met: Coverage,
     next_number: u64,
@@ -88,6 +91,7 @@ impl World {
             connections: BTreeMap::new(),
             sets: BTreeMap::new(),
             laws: Laws::default(),
+            damaged: BTreeMap::new(),
             trace: Trace::new(keep_trace),
             met: Coverage::default(),
             next_number: 0,
@@ -261,6 +265,10 @@ impl World {
             Event::SessionTick(connection, count) => self.session_tick(connection, count),
             Event::SessionLooks(connection, input) => self.session(connection, *input),
             Event::ShowCopy(at, shard) => self.show_copy(at, shard),
+            Event::Begun { at, shard, upto } => self.begun(at, shard, upto),
+            Event::Repair(at) => self.look_for_repairs(at),
+            Event::RepairFrom { at, source, stretch } => self.repair_from(at, source, &stretch),
+            Event::Said { from, to, shard, message } => self.replica_says(from, to, shard, *message),
             Event::Operation => self.operation(),
             Event::Publish { node, client, ticket, publish } => {
                 self.publish_arrives(node, client, ticket, *publish)

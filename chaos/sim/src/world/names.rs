@@ -6,6 +6,8 @@ use meridian_metadata::placement::Change;
 use meridian_mirror::{FeedInput, LinkEffect, LinkInput, RefusedReason};
 use meridian_shard::{Effect, FenceAnswer, Home, Input, Message};
 
+use meridian_storage::{Damage, DamageKind};
+
 use crate::host::Host;
 
 /// A driver that was deposed and does not know it.
@@ -103,6 +105,15 @@ pub fn message(message: &Message) -> &'static str {
         Message::Confirm { .. } => "Confirm",
         Message::Confirmed { .. } => "Confirmed",
         Message::Fenced { .. } => "Fenced",
+    }
+}
+
+pub fn damage(damage: &Damage) -> &'static str {
+    match &damage.what {
+        DamageKind::FileHeader => "damage: a file's header",
+        DamageKind::Rounds { .. } => "damage: rounds of which nothing is known",
+        DamageKind::Round { hidden: true, .. } => "damage: a round in parts",
+        DamageKind::Round { .. } => "damage: frames",
     }
 }
 

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use meridian_metadata::driver::{Driver, Effect, Heartbeat, Input, Led};
-use meridian_metadata::placement::{Change, Command, Found, Join, ShardRow, reply_from_bytes};
+use meridian_metadata::driver::{Config, Driver, Effect, Heartbeat, Input, Led};
+use meridian_metadata::placement::{Change, Command, Found, Join, Placement, ShardRow, reply_from_bytes};
 use meridian_types::{ClusterUuid, NodeId, RegionId, Seq, ShardId};
 use uuid::Uuid;
 
@@ -19,6 +19,8 @@ pub struct Group {
     pub voters: Vec<NodeId>,
     /// What was ordered.
     pub log: Vec<Bytes>,
+    /// What that adds up to.
+    pub state: Placement,
     /// How many of them some node has applied.
     judged: usize,
     /// Who leads it, from when on another may.
@@ -48,9 +50,12 @@ impl World {
             nodes: voters.iter().map(|id| join(*id)).collect(),
         };
         let log = vec![Command { changes: vec![Change::Found(found)] }.to_bytes()];
+        let mut state = Placement::default();
+        let _ = meridian_metadata::Machine::apply(&mut state, &log[0]);
         self.groups.push(Group {
             voters,
             log,
+            state,
             judged: 0,
             leader: None,
             vacant_until: 0,
@@ -59,7 +64,7 @@ impl World {
     }
 
     /// Whether a node and a majority of its group hear each other.
-    fn reaches_majority(&self, region: usize, id: NodeId) -> bool {
+    pub(super) fn reaches_majority(&self, region: usize, id: NodeId) -> bool {
         let voters = &self.groups[region].voters;
         let up = |other: &NodeId| {
             self.nodes.get(other).is_some_and(|node| node.is_up() && node.frozen_until <= self.now)
@@ -83,7 +88,7 @@ impl World {
                     voters.into_iter().filter(|id| self.reaches_majority(region, *id)).collect();
                 let Some(node) = self.pick(&able) else { return };
                 let seat = self.number();
-                let mut driver = Driver::new(self.swarm.driver.clone(), self.steady());
+                let mut driver = Driver::new(self.driver_config(region), self.steady());
                 let process = self.nodes.get(&node).and_then(|node| node.process.as_ref());
                 for (heartbeat, at) in process.iter().flat_map(|process| process.heard.values()) {
                     driver.heard_before(heartbeat.clone(), *at);
@@ -97,6 +102,10 @@ impl World {
                 self.after(0, Event::SeatTick(region, seat));
             }
         }
+    }
+
+    fn driver_config(&self, region: usize) -> Config {
+        Config { home: Some(Self::origin(region)), ..self.swarm.driver.clone() }
     }
 
     /// The leader is one no more, and may not know it for a while.
@@ -203,6 +212,7 @@ impl World {
     }
 
     pub(super) fn ordered(&mut self, region: usize, command: Bytes) {
+        let _ = meridian_metadata::Machine::apply(&mut self.groups[region].state, &command);
         self.groups[region].log.push(command);
         let leader = self.groups[region].leader.map(|(node, _)| node);
         let ids: Vec<NodeId> =

@@ -2,7 +2,7 @@
 
 use meridian_metadata::driver;
 use meridian_metadata::placement::Elected;
-use meridian_shard::{Effect, Election, FenceAnswer, Input, LogPoint, ReplicaSet, frame_effects};
+use meridian_shard::{Effect, Election, FenceAnswer, Home, Input, LogPoint, ReplicaSet, frame_effects};
 use meridian_storage::{Entry, FrameEffects, FrameKind, Place};
 use meridian_types::{NodeId, Seq, SetVersion, ShardId};
 
@@ -215,6 +215,9 @@ impl World {
         let home = Self::origin(Self::region_of(me));
         let Some(process) = self.process(at) else { return };
         let host = process.ensure(me, shard, home);
+        if host.replica.awaits_begun() && elected.node != me {
+            return self.ask_placement(at, shard);
+        }
         let led = host.replica.leads();
         let election =
             Election { epoch: elected.epoch, leader: elected.node, boot: elected.boot, set: set.clone() };
@@ -240,7 +243,14 @@ impl World {
 
     pub(super) fn acts(&mut self, at: At, shard: ShardId, what: &str, epoch: meridian_types::LeaderEpoch) {
         let Some(host) = self.process(at).and_then(|process| process.hosts.get(&shard)) else { return };
-        let verdict = promises::acts(at.node, shard, what, epoch, host.replica.promised());
+        let mut promised = host.replica.promised();
+        // What was synced once holds, whatever damage has made of it; see `doubt.rs` for copies.
+        if host.home == Home::Origin
+            && let Some(log) = self.nodes.get(&at.node).and_then(|node| node.stored.get(&shard))
+        {
+            promised = promised.max(log.ever_promised());
+        }
+        let verdict = promises::acts(at.node, shard, what, epoch, promised);
         self.judge(Law::PromisesHold, verdict);
     }
 }

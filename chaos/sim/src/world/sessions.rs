@@ -52,7 +52,7 @@ impl World {
     }
 
     /// As `region.rs::is_placed_elsewhere`.
-    fn is_placed_elsewhere(&self, at: At, shard: ShardId) -> bool {
+    pub(super) fn is_placed_elsewhere(&self, at: At, shard: ShardId) -> bool {
         let row = self.nodes.get(&at.node).and_then(|node| node.placement.shard(shard));
         row.is_some_and(|row| !row.is_voter(at.node) && row.learner != Some(at.node))
     }

@@ -176,6 +176,10 @@ impl Driver {
         };
         if let Some((node, boot)) = round.winner(shard, row, fitness, &self.config, now) {
             plan.propose(watch, Some(row), now, Change::Elect { shard, epoch: row.begun, node, boot });
+        } else if round.is_lost_to_the_set_before(row, |node| self.is_live(state, node, now)) {
+            // A change that was begun a moment too early must not end the shard.
+            let members = row.previous.clone().unwrap_or_default();
+            plan.propose(watch, Some(row), now, Change::Change { shard, version: row.version, members });
         }
         watch.round = Some(round);
     }

@@ -135,6 +135,18 @@ impl Round {
         passed(since, now, wait).then_some((node, answer.boot))
     }
 
+    /// Whether all that live have answered and no member can win, but one of the set before could, were that the set again.
+    pub fn is_lost_to_the_set_before(&self, row: &ShardRow, is_live: impl Fn(NodeId) -> bool) -> bool {
+        let can_win = |row: &ShardRow| {
+            let answers = row.members.iter().filter_map(|node| Some((*node, self.answers.get(node)?)));
+            answers.into_iter().any(|(node, answer)| is_live(node) && self.can_win(row, answer))
+        };
+        let Some(before) = row.previous.clone() else { return false };
+        let taken_back = ShardRow { members: before, previous: Some(row.members.clone()), ..row.clone() };
+        let all_answered = row.voters().iter().all(|node| !is_live(*node) || self.answers.contains_key(node));
+        all_answered && !can_win(row) && can_win(&taken_back)
+    }
+
     /// Whether everybody has answered, and nobody has more.
     fn is_longest_of_all(&self, row: &ShardRow, candidate: &Answer) -> bool {
         let shorter =
@@ -146,9 +158,7 @@ impl Round {
     fn can_win(&self, row: &ShardRow, candidate: &Answer) -> bool {
         let backed = |set: &[NodeId]| {
             let behind = set.iter().filter(|node| {
-                self.answers
-                    .get(node)
-                    .is_some_and(|answer| answer.unsure_from.is_none() && is_behind(answer, candidate))
+                self.answers.get(node).is_some_and(|answer| is_sure(answer) && is_behind(answer, candidate))
             });
             // What must not be is a frame that the candidate lacks and a majority may have: those that may have it, longer,
             // unsure or silent, must be fewer than a majority. Of an even set half are enough for that; and those counted
@@ -156,8 +166,13 @@ impl Round {
             behind.count() + majority(set) > set.len()
         };
         let both = row.previous.as_deref().is_none_or(backed) || mutant::is(Mutant::OneMajority);
-        candidate.unsure_from.is_none() && backed(&row.members) && both
+        is_sure(candidate) && backed(&row.members) && both
     }
+}
+
+/// Whether a replica has all that it ever said to have flushed.
+fn is_sure(answer: &Answer) -> bool {
+    answer.unsure_from.is_none() || mutant::is(Mutant::DoubtCounts)
 }
 
 /// Whether a replica has nothing that the candidate lacks.

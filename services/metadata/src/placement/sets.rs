@@ -27,7 +27,10 @@ impl Placement {
         let members = sorted(shard, members)?;
         let row = self.known_shard(shard)?;
         check_version(shard, row, version)?;
-        if row.previous.is_some() {
+        // Elections go on under both sets, whichever of them is the present one, so a change can be taken back: of the set before
+        // there may be one left that can lead where of the new one there is not.
+        let is_taken_back = row.previous.as_ref() == Some(&members) && row.leader().is_none();
+        if row.previous.is_some() && !is_taken_back {
             return Err(refuse(
                 Code::Busy,
                 format!(
@@ -48,13 +51,17 @@ impl Placement {
             ));
         }
         if let Some(added) = added.first() {
-            if row.learner != Some(*added) {
+            if row.learner != Some(*added) && !is_taken_back {
                 return Err(refuse(
                     Code::BadSet,
                     format!("node {added} has not learnt shard {shard}; make it the learner first"),
                 ));
             }
-            self.check_newcomer(shard, row, *added)?;
+            if is_taken_back {
+                self.node(*added).ok_or_else(|| no_node(*added))?;
+            } else {
+                self.check_newcomer(shard, row, *added)?;
+            }
         }
         if row.begun.0 == u32::MAX || row.version.0 == u32::MAX {
             return Err(malformed(format!(

@@ -206,12 +206,32 @@ fn a_set_changes_by_one_node_through_a_learner_into_a_new_epoch() {
     let now = row(&state);
     assert_eq!((now.version, now.begun, now.changed_in), (SetVersion(2), LeaderEpoch(6), LeaderEpoch(6)));
     assert_eq!((now.learner, now.previous), (None, Some(ids(&[1, 2, 3]))));
-    assert_eq!(refused(&mut state, change(2, &[1, 2, 3])), RefusalCode::Busy, "not settled");
+    assert_eq!(refused(&mut state, change(2, &[1, 2, 4])), RefusalCode::Busy, "not settled");
     assert_eq!(refused(&mut state, settle(6)), RefusalCode::StaleEpoch, "nobody leads");
     state.change(elect(6, 4, 1)).unwrap();
+    assert_eq!(
+        refused(&mut state, change(2, &[1, 2, 3])),
+        RefusalCode::Busy,
+        "one leads, and will settle it"
+    );
     assert_eq!(refused(&mut state, settle(5)), RefusalCode::StaleEpoch);
     state.change(settle(6)).unwrap();
     state.change(settle(6)).unwrap();
+    assert_eq!(row(&state).previous, None);
+}
+
+#[test]
+fn a_change_that_nobody_can_lead_is_taken_back_and_elections_still_ask_both_sets() {
+    let mut state = placed();
+    state.change(begin(5)).unwrap();
+    state.change(change(1, &[1, 2])).unwrap();
+    assert_eq!(refused(&mut state, change(2, &[1])), RefusalCode::Busy);
+    state.change(change(2, &[1, 2, 3])).unwrap();
+    let now = row(&state);
+    assert_eq!((now.version, now.begun, now.changed_in), (SetVersion(3), LeaderEpoch(7), LeaderEpoch(7)));
+    assert_eq!((now.members, now.previous), (ids(&[1, 2, 3]), Some(ids(&[1, 2]))));
+    state.change(elect(7, 3, 1)).unwrap();
+    state.change(settle(7)).unwrap();
     assert_eq!(row(&state).previous, None);
 }
 

@@ -7,6 +7,7 @@
 //! two logs first agreed: whoever was elected without this node's word has every committed frame, and a leader cuts nothing,
 //! so whatever this node can have lost of what counted is among that. The end is synced before it counts.
 
+use meridian_types::mutant::{self, Mutant};
 use meridian_types::{LeaderEpoch, Seq};
 
 use super::{Replica, Role};
@@ -45,7 +46,8 @@ impl Replica {
 
     /// What is to be written down with every frame: a round that is lost must not take the doubt alone with it.
     pub fn doubt_to_write(&self) -> Option<Seq> {
-        self.doubt.filter(|doubt| doubt.stage == Stage::Written).map(|doubt| doubt.from)
+        let written = |doubt: &Doubt| doubt.stage == Stage::Written && !mutant::is(Mutant::DoubtNotWritten);
+        self.doubt.filter(written).map(|doubt| doubt.from)
     }
 
     /// Whether a damaged replica still has to be told what placement has begun: [`crate::Input::Begun`].
@@ -54,7 +56,7 @@ impl Replica {
     }
 
     pub(super) fn may_follow(&self) -> bool {
-        self.doubt.is_none_or(|doubt| doubt.begun)
+        self.doubt.is_none_or(|doubt| doubt.begun) || mutant::is(Mutant::DoubtFollowsAtOnce)
     }
 
     /// Whatever was promised had been begun before: with this it is promised again.
@@ -72,7 +74,9 @@ impl Replica {
     pub(super) fn doubt_in_writing(&mut self, out: &mut Vec<Effect>) {
         if let Some(doubt) = self.doubt.as_mut().filter(|doubt| doubt.stage == Stage::Unwritten) {
             doubt.stage = Stage::Written;
-            out.push(Effect::Doubt { from: Some(doubt.from) });
+            if !mutant::is(Mutant::DoubtNotWritten) {
+                out.push(Effect::Doubt { from: Some(doubt.from) });
+            }
             out.push(Effect::Cut { after: self.end() });
         }
     }
@@ -88,7 +92,8 @@ impl Replica {
 
     /// Ends the doubt once nothing can be missing any more.
     pub(super) fn mend(&mut self, out: &mut Vec<Effect>) {
-        let caught_up = matches!(self.role, Role::Follower(_)) && self.has_caught_up();
+        let follows = matches!(self.role, Role::Follower(_));
+        let caught_up = follows && (self.has_caught_up() || mutant::is(Mutant::DoubtEndsEarly));
         if let Some(doubt) = self.doubt.as_mut().filter(|doubt| doubt.stage == Stage::Written)
             && caught_up
         {

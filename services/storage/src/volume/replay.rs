@@ -160,8 +160,9 @@ impl Shard {
                 }
             }
             None => {
-                // The shard's first frame, or its first after a cut of all: a copy may begin anywhere.
-                let first = self.applied.next();
+                // The shard's first frame, or its first after a cut of all: a copy may begin anywhere. What is applied was
+                // here all the same, and if it is not now, it is hidden.
+                let first = Seq::ZERO.next();
                 if since_hidden && first < seq {
                     self.lacks(first..=seq.prev());
                 }

@@ -219,6 +219,28 @@ fn who_leaves_the_set_is_fenced_and_cannot_win() {
     assert_eq!(bench.leader().unwrap().node, NodeId(3), "what node 1 alone has was never committed");
 }
 
+/// The simulation's case: a set shrinks to a shorter log and a damaged one, and who has everything has just left it. Only a
+/// leader could mend the damaged one, and nobody could be elected, for ever.
+#[test]
+fn a_change_is_taken_back_where_only_who_left_can_lead() {
+    let mut bench = Bench::led(3, &[1, 2, 3], 1);
+    let version = bench.row().version;
+    bench.change(Change::Change { shard: shard(0), version, members: ids(&[2, 3]) });
+    bench.input(Input::Changed);
+    bench.answer(1, end(1, 20));
+    bench.answer(2, end(1, 9));
+    bench.run(1_000, &[1, 2, 3]);
+    assert_eq!(bench.row().members, ids(&[2, 3]), "the third lives and may have as much");
+    bench.promise(3, end(1, 8), Some(9));
+    let row = bench.row();
+    assert_eq!((&row.members, &row.previous), (&ids(&[1, 2, 3]), &Some(ids(&[2, 3]))));
+    bench.answer(1, end(1, 20));
+    bench.answer(2, end(1, 9));
+    bench.promise(3, end(1, 8), Some(9));
+    bench.run(100, &[1, 2, 3]);
+    assert_eq!(bench.leader().unwrap().node, NodeId(1));
+}
+
 #[test]
 fn enough_of_the_larger_set_are_not_enough_of_the_set_before() {
     let mut bench = Bench::led(4, &[1, 2, 3], 1);

@@ -1,5 +1,5 @@
 //! How a node becomes part of its cluster: the first start of all writes the genesis, once; every later one waits for
-//! nothing but its own disk. A node that is added later waits until an operator has admitted it, and the leaders of the Raft
+//! nothing but its own disk, and a moment for anybody who says that it was removed. A node that is added later waits until an operator has admitted it, and the leaders of the Raft
 //! groups bring it the rest.
 //!
 //! A formatted node that has never heard of its cluster greets the others. One that they know by another disk is told so,
@@ -18,6 +18,7 @@ use meridian_mirror::{Identity, PeerHello, Vetting};
 use meridian_types::{Clock, DiskUuid, NodeId, RegionId, RegionName};
 use meridian_wire::v1::peer_service_client::PeerServiceClient;
 use meridian_wire::{ApiError, Reason};
+use tokio::task::JoinSet;
 
 use crate::config::NodeConfig;
 use crate::peers::PeerWays;
@@ -26,6 +27,8 @@ const AGAIN_AFTER: Duration = Duration::from_millis(300);
 /// Between two questions that are in no hurry.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Who does not answer for so long holds up no start.
+const WANTED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why a node is not let into its cluster.
 #[derive(Debug, thiserror::Error)]
@@ -148,9 +151,48 @@ pub async fn join(
                     config.file.display()
                 );
             }
-            Ok(())
+            still_wanted(me, catalog, ways).await
         }
         None => Ok(()),
+    }
+}
+
+/// Before a node that knows its cluster serves: nobody who answers soon says that it was removed while it was down. Nodes that
+/// were given up with their region are a majority to each other; what they acknowledged would be nobody's. Twice in a row,
+/// as in [`until_removed`]: until then it answers in the Raft groups, and has no shards.
+async fn still_wanted(
+    me: &Identity,
+    catalog: &CatalogHandle,
+    ways: &Arc<PeerWays>,
+) -> Result<(), FoundingError> {
+    let mut told = false;
+    loop {
+        let state = catalog.state();
+        let mut asked = JoinSet::new();
+        for peer in state.nodes().map(|node| node.id).filter(|node| *node != me.node) {
+            let (me, ways) = (me.clone(), ways.clone());
+            asked.spawn(async move { (peer, greet(&me, &ways, peer).await) });
+        }
+        let refused = async {
+            while let Some(answer) = asked.join_next().await {
+                match answer {
+                    Ok((peer, Err(Greeting::Refused(error)))) if error.reason == Reason::NodeRemoved => {
+                        return Some(FoundingError::Refused { peer, error });
+                    }
+                    _ => {}
+                }
+            }
+            None
+        };
+        match tokio::time::timeout(WANTED_WITHIN, refused).await.ok().flatten() {
+            None => return Ok(()),
+            Some(error) if told => return Err(error),
+            Some(error) => {
+                tracing::warn!(%error, "this node serves nothing");
+                told = true;
+            }
+        }
+        tokio::time::sleep(ASK_EVERY).await;
     }
 }
 

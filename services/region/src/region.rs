@@ -343,10 +343,26 @@ impl Inner {
 
     fn on_way(&self, node: NodeId, event: WayEvent) {
         match event {
-            WayEvent::Connected => self.ask_again(node),
+            WayEvent::Connected => {
+                self.lead_again(node);
+                self.ask_again(node);
+            }
             WayEvent::Broken => {
                 self.forwards.lost(node);
                 let _ = self.events.send(Event::Suspect(node));
+            }
+        }
+    }
+
+    /// What was said to a node may be lost, answers with it: a way is open at its other end before it is here, and who follows
+    /// asks as soon as it is there. Those that still wait ask again.
+    fn lead_again(&self, node: NodeId) {
+        let Some(host) = self.host.get() else { return };
+        for shard in host.all() {
+            if let Some(epoch) = shard.progress().leads
+                && let Some(word) = replica_to_wire(shard.id, &Message::Leads { epoch }).word
+            {
+                self.say(node, word);
             }
         }
     }

@@ -66,11 +66,12 @@ impl Replica {
         }
     }
 
-    /// The leader leads by now: what it was asked before, it has not answered.
+    /// The leader leads by now: what it was asked before, it has not answered. Or it speaks on a new connection: its answer may be
+    /// lost; where frames have answered instead, a doubt still has to hear how far it goes.
     pub(super) fn on_leads(&mut self, leader: NodeId, epoch: LeaderEpoch, out: &mut Vec<Effect>) {
         if let Role::Follower(follower) = &self.role
             && (follower.leader, follower.epoch) == (leader, epoch)
-            && follower.state != State::Matched
+            && (follower.state != State::Matched || self.doubt.is_some() && follower.goal.is_none())
         {
             self.ask(self.end(), out);
         }

@@ -417,3 +417,22 @@ fn what_was_reported_before_it_was_lost_counts_no_more() {
     nodes[0].hear(NodeId(3), probe);
     assert_eq!(nodes[0].replica.flushed_by(NodeId(3)), Some(Seq::ZERO));
 }
+
+#[test]
+fn a_doubt_that_frames_have_answered_asks_again_once_its_leader_speaks_anew() {
+    let mut nodes = led(3);
+    lose(&mut nodes, 2);
+    nodes[2].step(Input::Begun { epoch: LeaderEpoch(1) });
+    nodes[2].elected(1, 1);
+    // The answer to its question is lost; frames come all the same.
+    nodes[2].said.clear();
+    let epoch = LeaderEpoch(1);
+    let frames = Message::Frames { epoch, frames: nodes[0].volume[2..].to_vec(), committed: Seq(4) };
+    nodes[2].hear(NodeId(1), frames);
+    nodes[2].sync();
+    assert_eq!(nodes[2].volume, nodes[0].volume);
+    assert_eq!(nodes[2].doubts, [Some(Seq(3))], "how far its leader's log went, nobody has said");
+    nodes[2].hear(NodeId(1), Message::Leads { epoch });
+    talk(&mut nodes, &[1, 3]);
+    assert_eq!(nodes[2].doubts, [Some(Seq(3)), None]);
+}

@@ -245,7 +245,8 @@ pub async fn until_removed(me: &Identity, catalog: &CatalogHandle, ways: &Arc<Pe
                 }
                 true
             }
-            _ => false,
+            // Another that was removed with it says nothing against it; who was removed once is for ever.
+            _ => told,
         };
     }
 }

@@ -293,11 +293,11 @@ impl World {
         let Some(due) = self.following.next() else { return false };
         let partition = due.lane.partition.0;
         assert_eq!(due.from.0, self.given.get(&partition).copied().unwrap_or(0));
-        if !self.serves(due.seat, due.shard) || is_lost {
-            if let Seat::At(node) = due.seat {
-                self.following.left(due.shard, node);
-                return true;
-            }
+        if let Seat::At(node) = due.seat
+            && (is_lost || !self.serves(due.seat, due.shard))
+        {
+            self.following.left(due.shard, node);
+            return true;
         }
         let held = &self.truth[&partition][..self.has(due.seat, partition)];
         let first = held.iter().position(|run| run.next() > due.from).unwrap_or(held.len());

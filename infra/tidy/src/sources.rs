@@ -17,10 +17,16 @@ const NOT_IN_A_CORE: [&str; 9] = [
     "rocksdb::",
 ];
 /// Files that are pure cores: these, and what lies in folders named after them.
-const CORES: [&str; 9] = [
+const CORES: [&str; 15] = [
     "services/shard/src/replica",
-    "services/mirror/src/core",
-    "services/mirror/src/link/core",
+    "services/shard/src/opening",
+    "services/mirror/src/credit",
+    "services/mirror/src/feed",
+    "services/mirror/src/homeward",
+    "services/mirror/src/legs",
+    "services/mirror/src/link",
+    "services/mirror/src/stall",
+    "services/metadata/src/members",
     "services/metadata/src/machine",
     "services/metadata/src/catalog",
     "services/metadata/src/placement",

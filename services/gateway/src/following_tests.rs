@@ -1,3 +1,5 @@
+//! What a subscription follows, and where: each rule in a few steps, and any schedule of nodes that come, go and lag.
+
 use std::collections::BTreeMap;
 
 use meridian_types::{Incarnation, RegionId, StreamId};

@@ -73,8 +73,7 @@ impl Agent {
         board: Arc<DurableBoard>,
         shards: Arc<dyn Shards>,
     ) -> (Region, Self) {
-        let (sender, events) = mpsc::unbounded_channel();
-        let region = Region::new(me, config, placement, dialer, vetting, board, shards, sender);
+        let (region, events) = Region::new(me, config, placement, dialer, vetting, board, shards);
         let now = Instant::now();
         let agent = Self {
             region: region.clone(),

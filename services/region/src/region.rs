@@ -90,7 +90,7 @@ pub enum WishError {
 }
 
 impl Region {
-    /// The region of `me`. Nothing is dialled before its agent runs, and nothing is answered before
+    /// The region of `me`, and what its agent is to hear. Nothing is dialled before that runs, and nothing is answered before
     /// [`Region::set_host`].
     pub(crate) fn new(
         me: Identity,
@@ -100,8 +100,8 @@ impl Region {
         vetting: Vetting,
         board: Arc<DurableBoard>,
         shards: Arc<dyn Shards>,
-        events: mpsc::UnboundedSender<Event>,
-    ) -> Self {
+    ) -> (Self, mpsc::UnboundedReceiver<Event>) {
+        let (events, heard) = mpsc::unbounded_channel();
         let region = Self(Arc::new(Inner {
             me: me.clone(),
             config,
@@ -125,7 +125,7 @@ impl Region {
             }
         });
         let _ = region.0.maker.set(Maker { me, dialer, vetting, events });
-        region
+        (region, heard)
     }
 
     /// What the shards talk through.

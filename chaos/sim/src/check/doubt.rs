@@ -55,7 +55,7 @@ pub fn recovered(
     let agrees = |log: &&StoredLog| {
         sure == Seq::ZERO || last(sure).is_some_and(|frame| log.chain(sure) == Some(frame.header.chain))
     };
-    if [synced, in_flight].iter().any(|log| agrees(log)) {
+    if [synced, in_flight].iter().any(agrees) {
         return Ok(());
     }
     wrong("what it is sure of is not what was synced")

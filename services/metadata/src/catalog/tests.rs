@@ -412,9 +412,9 @@ fn restore(incarnation: u16, voters: &[u32], lost: &[u32], recovered: usize) -> 
 
 /// A region of three, two of whose disks are lost and replaced.
 fn wounded() -> Catalog {
-    let mut nodes = vec![node(1, 1, 0xD1), node(3, 1, 0xD3), node(4, 1, 0xD4), node(2, 2, 0xD2)];
+    let nodes = vec![node(1, 1, 0xD1), node(3, 1, 0xD3), node(4, 1, 0xD4), node(2, 2, 0xD2)];
     let mut catalog = Catalog::default();
-    let genesis = Genesis { nodes: nodes.drain(..).collect(), ..genesis() };
+    let genesis = Genesis { nodes, ..genesis() };
     catalog.apply(at(1, Change::Genesis(genesis))).unwrap();
     for (id, disk) in [(5, 0xD5), (6, 0xD6)] {
         catalog.apply(at(2, Change::RegisterNode(node(id, 1, disk)))).unwrap();
@@ -501,7 +501,11 @@ fn a_restore_is_due_once_no_set_of_voters_that_anyone_knows_of_has_a_majority_le
         None,
         "two of three are left: placement sees to it"
     );
-    assert_eq!(catalog.due_restore(&us, &[nothing.clone()]), None, "11 and 12 took part, and are not lost");
+    assert_eq!(
+        catalog.due_restore(&us, std::slice::from_ref(&nothing)),
+        None,
+        "11 and 12 took part, and are not lost"
+    );
     add(&mut catalog, 22, Some(11));
     assert_eq!(catalog.remaining(&us), set(&[12, 21, 22]));
     let restore = catalog.due_restore(&us, &[seen(&[1, 11, 12]), nothing.clone(), nothing.clone()]).unwrap();

@@ -185,7 +185,9 @@ async fn still_wanted(
             None
         };
         match tokio::time::timeout(WANTED_WITHIN, refused).await.ok().flatten() {
-            None => return Ok(()),
+            None if !told => return Ok(()),
+            // Who was removed once is for ever; only, nobody was there to say it again.
+            None => {}
             Some(error) if told => return Err(error),
             Some(error) => {
                 tracing::warn!(%error, "this node serves nothing");

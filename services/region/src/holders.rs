@@ -42,7 +42,9 @@ impl Region {
         let (state, me) = (self.placement(), self.0.me.node);
         let Some(row) = state.shard(shard).filter(|row| row.members.contains(&me)) else { return false };
         let here = self.0.host.get().and_then(|host| host.get(shard));
-        let is_whole = |progress: Progress| !progress.damaged || progress.leads.is_some();
+        // A copy that faulted takes nothing any more.
+        let is_whole =
+            |progress: Progress| progress.fault.is_none() && (!progress.damaged || progress.leads.is_some());
         here.is_some_and(|replica| row.members.len() == 1 || is_whole(replica.progress()))
     }
 }

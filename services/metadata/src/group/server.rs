@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use meridian_types::NodeId;
 use meridian_wire::v1;
 use meridian_wire::v1::raft_append_response::Result as AppendResult;
 use meridian_wire::v1::raft_barrier_response::Result as BarrierResult;
@@ -89,6 +90,7 @@ impl<M: Machine> RaftServer<M> {
         self.run(|shared| async move {
             let request = request.into_inner();
             let raft = admit(&shared, request.header.as_ref())?;
+            let from = NodeId(request.header.as_ref().map_or(0, |header| header.from_node));
             let rpc = AppendEntriesRequest {
                 vote: vote_from_wire(request.vote.as_ref()).map_err(bad)?,
                 prev_log_id: request.prev_log_id.as_ref().map(log_id_from_wire),
@@ -100,7 +102,11 @@ impl<M: Machine> RaftServer<M> {
                     .map_err(bad)?,
                 leader_commit: request.leader_commit.as_ref().map(log_id_from_wire),
             };
-            let result = match raft.append_entries(rpc).await.map_err(failed)? {
+            let answer = raft.append_entries(rpc).await.map_err(failed)?;
+            if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                *shared.followed.lock() = Some((from, std::time::Instant::now()));
+            }
+            let result = match answer {
                 AppendEntriesResponse::Success => AppendResult::Success(v1::RaftEmpty {}),
                 AppendEntriesResponse::PartialSuccess(matched) => {
                     AppendResult::Partial(v1::RaftMatched { log_id: matched.as_ref().map(log_id_to_wire) })
@@ -213,7 +219,7 @@ impl<M: Machine> RaftServer<M> {
     ) -> Result<Response<v1::RaftStandingResponse>, Status> {
         self.run(|shared| async move {
             let raft = admit(&shared, request.get_ref().header.as_ref())?;
-            Ok(Shared::answer_standing(&raft))
+            Ok(shared.standing(&raft).to_wire())
         })
         .await
     }

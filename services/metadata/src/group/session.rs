@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
+use meridian_types::NodeId;
 use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::Fatal;
@@ -29,6 +31,9 @@ pub(super) struct Shared<M: Machine> {
     pub runtime: Handle,
     /// One snapshot at a time is taken in, for each is held in memory until it is whole.
     pub installing: Semaphore,
+    /// Whose messages Raft last took as its leader's, and when. Raft itself names a leader for as long as it knows of no later
+    /// vote, which may be for ever.
+    pub followed: parking_lot::Mutex<Option<(NodeId, Instant)>>,
     on_fatal: OnFatal,
     session: ArcSwapOption<Session<M>>,
     switch: Mutex<()>,
@@ -55,6 +60,7 @@ impl<M: Machine> Shared<M> {
             peers,
             runtime,
             installing: Semaphore::new(1),
+            followed: parking_lot::Mutex::new(None),
             on_fatal,
             session: ArcSwapOption::empty(),
             switch: Mutex::new(()),

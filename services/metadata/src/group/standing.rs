@@ -9,12 +9,11 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::{Instant as _, ServerState};
 
 use super::handle::GroupHandle;
-use super::propose::leader_of;
 use super::session::{GroupRaft, Shared};
 use crate::machine::Machine;
 
-/// A leader that no majority has answered for so long leads nobody.
-const MAJORITY_HEARD: Duration = Duration::from_secs(3);
+/// A leader that has been silent for so long, or unanswered by a majority, leads nobody: Raft's own word may be old.
+const LATELY: Duration = Duration::from_secs(3);
 
 /// Who votes and who leads, as one node's log has it, committed or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,7 +30,7 @@ impl Standing {
         self.configs.iter().any(|voters| voters.difference(lost).count() <= voters.len() / 2)
     }
 
-    fn to_wire(&self) -> v1::RaftStandingResponse {
+    pub(super) fn to_wire(&self) -> v1::RaftStandingResponse {
         let voters = |voters: &BTreeSet<NodeId>| v1::RaftVoters {
             nodes: voters.iter().map(|node| u64::from(node.0)).collect(),
         };
@@ -51,27 +50,20 @@ impl Standing {
     }
 }
 
-pub(super) fn standing_here<M: Machine>(raft: &GroupRaft<M>) -> Standing {
-    let metrics = raft.metrics().borrow_watched().clone();
-    let membership = metrics.membership_config;
-    // One that led, and whose majority is gone, goes on thinking that it leads.
-    let heard = metrics.last_quorum_acked.is_some_and(|at| at.elapsed() < MAJORITY_HEARD);
-    let leader = leader_of(raft)
-        .filter(|leader| metrics.state != ServerState::Leader || heard || u64::from(leader.0) != metrics.id);
-    let narrow = |id: &u64| u32::try_from(*id).ok().map(NodeId);
-    Standing {
-        configs: membership
-            .get_joint_config()
-            .iter()
-            .map(|ids| ids.iter().filter_map(narrow).collect())
-            .collect(),
-        leader,
-    }
-}
-
 impl<M: Machine> Shared<M> {
-    pub(super) fn answer_standing(raft: &GroupRaft<M>) -> v1::RaftStandingResponse {
-        standing_here(raft).to_wire()
+    /// How the group looks from here. A leader is one that a majority has answered lately, or that has spoken lately.
+    pub(super) fn standing(&self, raft: &GroupRaft<M>) -> Standing {
+        let metrics = raft.metrics().borrow_watched().clone();
+        let leader = if metrics.state == ServerState::Leader {
+            let answered = metrics.last_quorum_acked.is_some_and(|at| at.elapsed() < LATELY);
+            answered.then_some(self.config.node)
+        } else {
+            let followed = *self.followed.lock();
+            followed.filter(|(_, at)| at.elapsed() < LATELY).map(|(leader, _)| leader)
+        };
+        let narrow = |id: &u64| u32::try_from(*id).ok().map(NodeId);
+        let sets = metrics.membership_config.get_joint_config().iter();
+        Standing { configs: sets.map(|ids| ids.iter().filter_map(narrow).collect()).collect(), leader }
     }
 }
 
@@ -80,7 +72,7 @@ impl<M: Machine> GroupHandle<M> {
     pub async fn standing_of(&self, node: NodeId, within: Duration) -> Option<Standing> {
         let asked = self.run(move |shared| async move {
             if node == shared.config.node {
-                return shared.raft().map(|raft| standing_here(&raft));
+                return shared.raft().map(|raft| shared.standing(&raft));
             }
             let mut client = shared.peers.client(node).ok()?;
             let header = Some(shared.peers.header(node));

@@ -14,7 +14,7 @@ skips=$MERIDIAN_BUILD/skips.log
 step() {
     local name=$1
     shift
-    printf '\n== %s\n' "$name"
+    printf '\n== %s (after %s s)\n' "$name" "$SECONDS"
     # Tests write their SKIPPED lines past the harness's capture, straight to stderr.
     if ! "$@" 2>&1 | tee -a "$log"; then
         printf '\nFAILED: %s\n' "$name" >&2
@@ -78,7 +78,7 @@ ignored=$(awk '/^test result: / { for (i = 2; i <= NF; i++) if ($i ~ /^ignored/)
 passed=$(awk '/^test result: / { for (i = 2; i <= NF; i++) if ($i ~ /^passed/) sum += $(i - 1) } END { print sum + 0 }' "$log")
 count=$(($(wc -l <"$skips") + ignored))
 
-printf '\n== %s tests passed, %s skipped\n' "$passed" "$count"
+printf '\n== %s tests passed, %s skipped, after %s s\n' "$passed" "$count" "$SECONDS"
 sed 's/^/   /' "$skips"
 if ((ignored > 0)); then
     printf '   %s marked #[ignore]\n' "$ignored"

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use meridian_types::{Boot, ClusterUuid, DiskUuid, NodeId, RegionName};
+use meridian_types::{Boot, ClusterUuid, DiskUuid, Incarnation, NodeId, RegionName};
 use meridian_wire::{ApiError, PEER_VERSIONS, Reason, parse_uuid, v1};
 
 /// What a node says of itself.
@@ -19,6 +19,8 @@ pub struct Identity {
     pub disk: DiskUuid,
     /// How often it has started on that disk.
     pub boot: Boot,
+    /// The incarnation of its region that it serves.
+    pub incarnation: Incarnation,
 }
 
 impl Identity {
@@ -32,6 +34,7 @@ impl Identity {
             node: self.node.0,
             disk_uuid: self.disk.to_string(),
             boot: self.boot.0,
+            incarnation: self.incarnation.0.into(),
         }
     }
 }
@@ -58,6 +61,7 @@ impl PeerHello {
             node: NodeId(hello.node),
             disk: DiskUuid(parse_uuid("disk_uuid", &hello.disk_uuid)?),
             boot: Boot(hello.boot),
+            incarnation: Incarnation(u16::try_from(hello.incarnation).unwrap_or(u16::MAX).max(1)),
         };
         Ok(Self { identity, versions: hello.min_version..=hello.max_version })
     }
@@ -84,6 +88,28 @@ impl PeerHello {
             ));
         }
         Ok(())
+    }
+}
+
+impl PeerHello {
+    /// What nodes of one region ask of each other besides: that both serve one incarnation. A survivor that does not know yet that
+    /// its region is restored would lead what is over, and take for a copy what it is to write.
+    ///
+    /// # Errors
+    /// PEER_REFUSED. It passes once both have learnt of the restore.
+    pub fn check_neighbour(&self, me: &Identity) -> Result<(), ApiError> {
+        let Identity { node, region, incarnation, .. } = &self.identity;
+        let what = if *region != me.region {
+            format!("node {node} is of region {region}")
+        } else if *incarnation != me.incarnation {
+            let mine = me.incarnation;
+            format!(
+                "node {node} serves incarnation {incarnation} of region {region}, this node {mine}; one of them is to learn of the restore"
+            )
+        } else {
+            return Ok(());
+        };
+        Err(ApiError::new(Reason::PeerRefused, what))
     }
 }
 

@@ -53,7 +53,7 @@ pub struct CopyState {
     pub appended: Seq,
     /// The chain through that.
     pub chain: Chain,
-    /// Its last frame that is on stable storage and applied.
+    /// Its last frame that is applied, and on stable storage at a majority of this region's replicas of the shard.
     pub durable: Seq,
     /// Sums up to there.
     pub totals: Totals,

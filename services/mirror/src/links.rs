@@ -179,7 +179,7 @@ pub fn copy_state(shard: ShardId, progress: &Progress, is_past: bool) -> CopySta
     CopyState {
         appended: progress.appended,
         chain: progress.chain,
-        durable: progress.applied,
+        durable: progress.durable,
         totals: progress.totals,
         hlc: progress.hlc,
         leads: progress.leads,

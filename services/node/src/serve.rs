@@ -23,7 +23,7 @@ use meridian_storage::{
     Identity as DiskIdentity, IdentityError, Recovered, Volume, VolumeConfig, VolumeError, VolumeReader,
     VolumeWriter, WriterConfig, WriterHandle,
 };
-use meridian_types::{Boot, Clock, Origin, RegionName, Seq, ShardId, SystemClock};
+use meridian_types::{Boot, Clock, Incarnation, Origin, RegionName, Seq, ShardId, SystemClock};
 use meridian_wire::v1::peer_service_server::PeerServiceServer;
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
@@ -156,12 +156,13 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
     let peer = listen("peer", config.listen.peer).await?;
     let admin = listen("admin", config.listen.admin).await?;
     let boot = DiskIdentity::next_boot(&*folder.disk)?;
-    let me = Identity {
+    let mut me = Identity {
         cluster: config.cluster.uuid,
         region: config.node.region.clone(),
         node: config.node.id,
         disk: folder.identity.disk,
         boot,
+        incarnation: Incarnation(1),
     };
     tracing::info!(node = %me.node, region = %me.region, disk = %me.disk, %boot, "starting");
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -176,6 +177,7 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
     // And what readers wait for does not stand before either.
     let read_ways = PeerWays::new(&config);
     let home = home_of(&config, &catalog.state());
+    me.incarnation = home.incarnation;
     let placement_config = placement_config(&config, &me, &folder, home);
     let placement = PlacementGroup::start(placement_config, region_ways.clone(), on_fatal).await?;
 
@@ -597,14 +599,8 @@ impl Parts<'_> {
         let others = || state.regions().filter(|region| region.name != self.me.region);
         for region in others() {
             links.start(&region.name);
-            for shard in region.shards_of(region.origin()) {
-                links.carry(&region.name, &host.ensure(shard)?, false);
-            }
-            for writer in state.regions() {
-                let past = writer.origins().filter(|origin| *origin != writer.origin());
-                for shard in past.flat_map(|origin| writer.shards_of(origin)) {
-                    links.carry(&region.name, &host.ensure(shard)?, true);
-                }
+            for (shard, is_past) in state.carried_from(region.id) {
+                links.carry(&region.name, &host.ensure(shard)?, is_past);
             }
         }
         Ok(())

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use meridian_metadata::catalog::has_recovered;
 use meridian_metadata::placement::{Change, Command, Placement, reply_from_bytes};
 use meridian_metadata::{GroupHandle, ProposeError};
 use meridian_mirror::{Dialer, DurableBoard, DurableMark, Identity, Neighbours, PeerHello, Vetting};
 use meridian_shard::{Ack, Message, Peers, Publish, PublishError, Reject, ShardHandle, ShardHost};
 use meridian_types::{LeaderEpoch, NodeId, RegionName, Seq, ShardId};
-use meridian_wire::{ApiError, Reason, v1};
+use meridian_wire::{ApiError, v1};
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -184,16 +185,10 @@ impl Region {
         }
     }
 
-    /// Whether this region holds again what its incarnation before is known to have had of a shard. Before it does, a retry of
-    /// what that had acknowledged would be stored a second time.
+    /// Whether this region holds again what its incarnation before is known to have had of a shard.
     pub(crate) fn has_recovered(&self, shard: ShardId) -> bool {
-        let Some((before, through)) = self.0.shards.held_before(shard) else { return true };
-        if self.is_placed_elsewhere(before) {
-            // Then a producer of that time is not known here, and is told so.
-            return true;
-        }
-        let held = self.0.host.get().and_then(|host| host.get(before));
-        held.is_some_and(|held| held.progress().applied >= through)
+        let held = |before| Some(self.0.host.get()?.get(before)?.progress().applied);
+        has_recovered(self.0.shards.held_before(shard), |before| self.is_placed_elsewhere(before), held)
     }
 
     /// A leader on another node; while that is not heard nobody knows, and the caller waits as for an election.
@@ -247,17 +242,12 @@ impl Region {
     /// Reads the Hello of another node of this region.
     ///
     /// # Errors
-    /// It is none: another cluster, another region, or what the catalog knows against it.
+    /// It is none: another cluster, another region or incarnation of it, or what the catalog knows against it.
     pub fn meet(&self, hello: &v1::Hello) -> Result<NodeId, ApiError> {
         let peer = PeerHello::read(hello)?;
         peer.check(&self.0.me)?;
         (self.0.vetting)(&peer)?;
-        if peer.identity.region != self.0.me.region {
-            return Err(ApiError::new(
-                Reason::PeerRefused,
-                format!("node {} is of region {}", peer.identity.node, peer.identity.region),
-            ));
-        }
+        peer.check_neighbour(&self.0.me)?;
         Ok(peer.identity.node)
     }
 

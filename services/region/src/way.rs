@@ -157,6 +157,7 @@ async fn open(
         PeerHello::read(&hello.ok_or("the node did not say Hello")?).map_err(|error| error.to_string())?;
     peer.check(&maker.me).map_err(|error| error.to_string())?;
     (maker.vetting)(&peer).map_err(|error| error.to_string())?;
+    peer.check_neighbour(&maker.me).map_err(|error| error.to_string())?;
     if peer.identity.node != node {
         return Err(format!("its address leads to node {}", peer.identity.node));
     }

@@ -136,7 +136,8 @@ impl ShardHost {
         if let Some(found) = &found {
             self.parts.reader.relocate(shard, &found.moved)?;
         }
-        let mut opening = Opening::of(found.as_ref(), applied_seq, self.hidden, self.is_past(shard));
+        let is_past = Opening::is_past(shard, config.home, promised);
+        let mut opening = Opening::of(found.as_ref(), applied_seq, self.hidden, is_past);
         for (seq, place) in std::mem::take(&mut opening.replay) {
             let frame = match volume.read_expecting(place, shard, seq) {
                 Ok(frame) => frame,
@@ -160,6 +161,9 @@ impl ShardHost {
         }
         if let Some(from) = opening.give_up {
             self.give_up(shard, from);
+        }
+        if let from @ Some(_) = opening.doubt_to_write {
+            self.write(shard, Entry::Doubt { shard, from });
         }
         if let Some(from) = opening.unsure {
             replica.set_unsure(from);
@@ -188,20 +192,15 @@ impl ShardHost {
         Ok(handle)
     }
 
-    /// Whether this region wrote the shard under an incarnation that is over.
-    fn is_past(&self, shard: ShardId) -> bool {
-        let Origin { region, incarnation } = self.parts.config.home;
-        shard.origin.region == region && shard.origin.incarnation < incarnation
-    }
-
     /// What a past incarnation had not applied goes, before anybody sees it.
     fn give_up(&self, shard: ShardId, from: Seq) {
         tracing::warn!(%shard, %from, "the shard's incarnation is over: what is above the applied mark is given up here");
-        self.parts.writer.submit(Submission {
-            shard,
-            entries: vec![Entry::Cut { shard, from }],
-            done: Box::new(|_| {}),
-        });
+        self.write(shard, Entry::Cut { shard, from });
+    }
+
+    /// Before the shard's task writes anything.
+    fn write(&self, shard: ShardId, entry: Entry) {
+        self.parts.writer.submit(Submission { shard, entries: vec![entry], done: Box::new(|_| {}) });
     }
 
     /// A shard that is open.

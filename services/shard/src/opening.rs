@@ -4,7 +4,8 @@
 //! take a frame for lost that is applied: what is applied was committed, and its effects are in the index.
 
 use meridian_storage::{Place, RecoveredShard, SeqRanges};
-use meridian_types::Seq;
+use meridian_types::mutant::{self, Mutant};
+use meridian_types::{Incarnation, LeaderEpoch, Origin, Seq, ShardId};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -13,6 +14,8 @@ pub struct Opening {
     pub damaged: SeqRanges,
     /// From where on frames may be missing, or be others than were stored last: [`crate::Replica::set_unsure`].
     pub unsure: Option<Seq>,
+    /// That it is in doubt from there on is to be written before anything else is.
+    pub doubt_to_write: Option<Seq>,
     /// What the volume holds beyond the applied mark, in order.
     pub replay: Vec<(Seq, Place)>,
     /// Everything from there on is to be cut from the volume.
@@ -22,8 +25,7 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// Of a shard that is applied up to `applied`. `hidden`: damage hides what shards it held. `is_past`: this region wrote it
-    /// under an incarnation that is over.
+    /// Of a shard that is applied up to `applied`. `hidden`: damage hides what shards it held. `is_past`: see [`Opening::is_past`].
     pub fn of(found: Option<&RecoveredShard>, applied: Seq, hidden: bool, is_past: bool) -> Self {
         let mut opening = Self::default();
         match found {
@@ -41,8 +43,16 @@ impl Opening {
         opening
     }
 
+    /// Whether this region wrote the shard under an incarnation that is over, and this disk was not opened since it is. What is
+    /// promised tells: it takes frames only once it has promised, and what it takes since then was committed.
+    pub fn is_past(shard: ShardId, home: Origin, promised: LeaderEpoch) -> bool {
+        let next =
+            Origin { incarnation: Incarnation(shard.origin.incarnation.0.saturating_add(1)), ..shard.origin };
+        shard.origin.is_past(home) && promised <= next.epochs_after()
+    }
+
     fn take(&mut self, found: &RecoveredShard, applied: Seq, is_past: bool) {
-        let end = found.last.map_or(Seq::ZERO, |header| header.seq);
+        let end = found.end;
         for range in &found.missing {
             self.damaged.insert(*range.start()..=applied.min(*range.end()));
         }
@@ -50,24 +60,32 @@ impl Opening {
         if let Some(range) = found.missing.iter().find(|range| *range.end() > applied) {
             let from = (*range.start()).max(applied.next());
             self.doubt(from, "the volume is damaged: frames of this shard are missing");
-        } else if end < applied {
+        }
+        if end < applied {
             self.damaged.insert(end.next()..=applied);
             for (seq, _) in &found.moved {
                 self.damaged.remove(*seq..=*seq);
             }
             self.doubt(applied.next(), "the volume ends before the index: it lost its tail");
-        } else if let Some(from) = found.unsure_from {
+        }
+        if let Some(from) = found.unsure_from {
             // Acknowledged frames may be among what is hidden: to append here could begin a second history.
             let from = from.max(applied.next());
             self.doubt(from, "the volume is damaged: frames of this shard may be hidden in it");
         }
+        if found.promise_hidden {
+            // Doubt is how a replica hears of what it may have promised before it follows anybody. It is written down first: with the
+            // next promise, which may be of an earlier epoch, the volume tells of it no more.
+            let from = end.max(applied).next();
+            self.doubt(from, "the volume is damaged: a promise of this shard may be hidden in it");
+            self.doubt_to_write = self.unsure;
+        }
         if let Some(from) = found.doubt {
             self.doubt(from, "this replica was in doubt when its process ended, and is so still");
         }
-        if is_past {
+        if is_past && !mutant::is(Mutant::PastIsReplayed) {
             // Whether what is above the mark was committed nobody can say any more, so none of it may reach another region
-            // (law 4). What had reached one comes back from there, and once it is here it is applied too; a restart that
-            // finds it above the mark has it come again.
+            // (law 4). What had reached one comes back from there.
             self.give_up = (end > applied).then_some(applied.next());
         } else {
             self.replay.clone_from(&found.frames);
@@ -94,6 +112,7 @@ mod tests {
         let place = Place { file: 1, at: 4096, len: 100 };
         RecoveredShard {
             last: Some(header),
+            end: header.seq,
             frames: frames.map(|seq| (Seq(seq), place)).collect(),
             ..RecoveredShard::default()
         }
@@ -114,6 +133,30 @@ mod tests {
     }
 
     #[test]
+    fn of_several_reasons_for_doubt_the_lowest_counts() {
+        let both =
+            RecoveredShard { missing: vec![Seq(8)..=Seq(8)], unsure_from: Some(Seq(4)), ..found(4..=9) };
+        assert_eq!(Opening::of(Some(&both), Seq(3), true, false).unsure, Some(Seq(4)));
+    }
+
+    #[test]
+    fn it_is_given_up_once() {
+        let origin = |incarnation| Origin { incarnation: Incarnation(incarnation), ..Origin::default() };
+        let shard = ShardId { origin: origin(2), ..ShardId::default() };
+        let promised = |incarnation| origin(incarnation).epochs_after().next();
+        for (home, promised, is_past) in [
+            (2, promised(2), false),
+            (3, promised(2), true),
+            (3, LeaderEpoch(0), true),
+            (3, promised(3), false),
+            (4, promised(3), false),
+            (4, promised(2), true),
+        ] {
+            assert_eq!(Opening::is_past(shard, origin(home), promised), is_past, "{home} {promised:?}");
+        }
+    }
+
+    #[test]
     fn what_may_be_hidden_is_in_doubt_and_a_doubt_lasts() {
         let unsure = RecoveredShard { unsure_from: Some(Seq(3)), doubt: Some(Seq(7)), ..found(6..=9) };
         assert_eq!(Opening::of(Some(&unsure), Seq(5), true, false).unsure, Some(Seq(6)));
@@ -124,6 +167,16 @@ mod tests {
         assert_eq!(Opening::of(None, Seq::ZERO, true, false).unsure, Some(Seq(1)));
         assert_eq!(Opening::of(None, Seq::ZERO, false, false).unsure, None);
         assert_eq!(ranges(&Opening::of(None, Seq(4), false, false)), [(1, 4)]);
+    }
+
+    /// As a frame that was hidden, and stored again: the log was cut back to it, so nothing can be missing after it.
+    #[test]
+    fn a_log_that_was_cut_back_is_not_short() {
+        let place = Place { file: 1, at: 4096, len: 100 };
+        let moved = RecoveredShard { end: Seq(1), moved: vec![(Seq(1), place)], ..RecoveredShard::default() };
+        assert_eq!(Opening::of(Some(&moved), Seq(1), true, false).unsure, None);
+        let short = RecoveredShard { end: Seq::ZERO, ..moved };
+        assert_eq!(Opening::of(Some(&short), Seq(1), true, false).unsure, Some(Seq(2)));
     }
 
     #[test]

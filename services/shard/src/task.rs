@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use meridian_storage::index::{FrameEffects, Index, IndexError, ProducerState};
 use meridian_storage::{Chain, Entry, Frame, FrameKind, Place, Submission, WriterHandle};
+use meridian_types::mutant::{self, Mutant};
 use meridian_types::{Clock, Hlc, Incarnation, Lane, LeaderEpoch, NodeId, Origin, ProducerId, Seq, ShardId};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -42,6 +43,9 @@ pub struct Progress {
     pub committed: Seq,
     /// The last applied frame: what readers may read.
     pub applied: Seq,
+    /// The last applied frame that is known, in this leadership, to be at a majority of the set; where this node does not lead, the
+    /// last applied one.
+    pub durable: Seq,
     /// The chain of the last appended frame.
     pub chain: Chain,
     /// The hlc of the last applied frame.
@@ -75,6 +79,7 @@ impl Progress {
             appended: marks.appended,
             committed: marks.committed,
             applied: marks.applied,
+            durable: replica.durable(),
             chain: replica.chain(),
             hlc,
             totals,
@@ -655,6 +660,9 @@ pub fn past_producer(
     lane: Lane,
     id: ProducerId,
 ) -> Result<Option<(Origin, ProducerState)>, IndexError> {
+    if mutant::is(Mutant::PastForgotten) {
+        return Ok(None);
+    }
     for incarnation in (1..lane.origin.incarnation.0).rev().map(Incarnation) {
         let origin = Origin { incarnation, ..lane.origin };
         if let Some(state) = index.producer(Lane { origin, ..lane }, id)? {

@@ -271,7 +271,9 @@ fn the_hidden_beginning_of_an_applied_log_is_missing() {
     let first = frame(shard(0), Seq(1), LogEpoch(1), Chain::GENESIS, vec![1; 10]);
     let second = frame(shard(0), Seq(2), LogEpoch(1), first.header.chain, vec![2; 10]);
     let place = volume.write_round(&[Entry::Frame(first)]).unwrap()[0].unwrap();
-    volume.write_round(&[Entry::Frame(second)]).unwrap();
+    // Whoever wrote the doubt answers for the damage before it, but not for the damage that is yet to come.
+    volume.write_round(&[Entry::Doubt { shard: shard(0), from: Some(Seq(1)) }]).unwrap();
+    volume.write_round(&[Entry::Frame(second), Entry::Doubt { shard: shard(0), from: None }]).unwrap();
     drop(volume);
     // Its header, so that nobody can tell what it was.
     disk.flip(&file_name(1), place.at, 1);
@@ -280,6 +282,46 @@ fn the_hidden_beginning_of_an_applied_log_is_missing() {
         let missing = &recovered.shards[&shard(0)].missing;
         assert_eq!((recovered.hidden, missing), (true, &vec![Seq(1)..=Seq(1)]), "applied up to {applied}");
     }
+}
+
+/// Frames that follow a promise may be of earlier epochs, so that they do not tell of it.
+#[test]
+fn a_promise_that_may_be_hidden_is_told() {
+    let disk = formatted(1);
+    let (mut volume, _) = open(&disk);
+    let promise =
+        |epoch| Entry::Promise(Promise { shard: shard(0), epoch: LeaderEpoch(epoch), boot: Boot(1) });
+    volume.write_round(&[promise(6)]).unwrap();
+    let first = frame(shard(0), Seq(1), LogEpoch(3), Chain::GENESIS, vec![1; 10]);
+    volume.write_round(&[Entry::Frame(first)]).unwrap();
+    volume.write_idle_round().unwrap();
+    let is_hidden = || open(&disk).1.shards[&shard(0)].promise_hidden;
+    assert!(!is_hidden());
+    let at = rounds(&disk, &file_name(1))[1].at;
+    disk.flip(&file_name(1), at + 64, 1);
+    assert!(is_hidden());
+    open(&disk).0.write_round(&[Entry::Doubt { shard: shard(0), from: Some(Seq(2)) }]).unwrap();
+    assert!(is_hidden(), "it may have been damaged after that");
+    open(&disk).0.write_round(&[promise(6)]).unwrap();
+    assert!(!is_hidden());
+}
+
+/// A doubt answers for the damage that its writer saw. What is damaged later shows by what the log was cut back to.
+#[test]
+fn damage_before_a_doubt_that_came_after_it_is_missing() {
+    let disk = formatted(1);
+    let (mut volume, _) = open(&disk);
+    let first = frame(shard(0), Seq(1), LogEpoch(1), Chain::GENESIS, vec![1; 10]);
+    let place = volume.write_round(&[Entry::Frame(first)]).unwrap()[0].unwrap();
+    let doubt = |from| Entry::Doubt { shard: shard(0), from };
+    volume.write_round(&[doubt(Some(Seq(1))), Entry::Cut { shard: shard(0), from: Seq(2) }]).unwrap();
+    volume.write_round(&[doubt(None)]).unwrap();
+    drop(volume);
+    let (_, sound) = open(&disk);
+    assert_eq!((sound.shards[&shard(0)].missing.len(), sound.shards[&shard(0)].unsure_from), (0, None));
+    disk.flip(&file_name(1), place.at, 1);
+    let (_, recovered) = open(&disk);
+    assert_eq!(recovered.shards[&shard(0)].missing, [Seq(1)..=Seq(1)]);
 }
 
 /// The last round in a file as a payload that looks like rounds at the very positions where it will lie.

@@ -181,6 +181,19 @@ impl Origin {
         Self { region, incarnation: Incarnation(1) }
     }
 
+    /// The epochs of this incarnation's placement are above this one, so that a promise tells under which incarnation it was given,
+    /// and none of an earlier one counts. (Four million elections of a shard are more than a region lives for; where they are not,
+    /// those of the next incarnation are as those of a placement that was not founded anew.)
+    pub const fn epochs_after(self) -> LeaderEpoch {
+        let earlier = self.incarnation.0.saturating_sub(1);
+        LeaderEpoch((if earlier > 255 { 255 } else { earlier as u32 }) << 22)
+    }
+
+    /// Whether it is over where the region writes as `now`.
+    pub fn is_past(self, now: Self) -> bool {
+        self.region == now.region && self.incarnation < now.incarnation
+    }
+
     /// As in frames and keys: region in the high 16 bits, incarnation in the low.
     pub const fn to_u32(self) -> u32 {
         ((self.region.0 as u32) << 16) | self.incarnation.0 as u32

@@ -49,11 +49,17 @@ pub enum Mutant {
     DoubtNotWritten,
     /// A damaged replica follows without having asked what it may have promised.
     DoubtFollowsAtOnce,
+    /// A survivor keeps what it had not applied under an incarnation that is over.
+    PastIsReplayed,
+    /// A restored region does not look for a producer in its past incarnations.
+    PastForgotten,
+    /// A restored region takes publishes before it holds again what is left of the past.
+    PublishesTooEarly,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::AckBeforeFlush,
         Self::PromiseNotSynced,
         Self::OldEpochCounts,
@@ -76,6 +82,9 @@ impl Mutant {
         Self::DoubtEndsEarly,
         Self::DoubtNotWritten,
         Self::DoubtFollowsAtOnce,
+        Self::PastIsReplayed,
+        Self::PastForgotten,
+        Self::PublishesTooEarly,
     ];
 }
 

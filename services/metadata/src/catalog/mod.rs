@@ -21,6 +21,7 @@ pub(crate) use machine::reply_from_bytes;
 
 pub use command::{Change, Command, CreateStream, Genesis, RequestId, RestoreRegion, UpdateStream};
 pub use reply::{Outcome, Refusal, RefusalCode, Reply};
+pub use restore::has_recovered;
 pub use rows::{NodeRow, RegionRow, StreamRow, StreamSettings, TenantRow};
 pub use state::Catalog;
 

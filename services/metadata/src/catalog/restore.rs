@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use meridian_types::{Incarnation, NodeId, RegionName};
+use meridian_types::mutant::{self, Mutant};
+use meridian_types::{Incarnation, NodeId, Origin, RegionId, RegionName, Seq, ShardId};
 
 use super::apply::{malformed, refuse};
 use super::command::RestoreRegion;
@@ -12,7 +13,41 @@ use super::rows::{NodeRow, RegionRow};
 use super::state::Catalog;
 use crate::group::Standing;
 
+/// Whether a shard takes publishes: its region holds again what `before` says of the incarnation that ended. Before it does, a
+/// retry of what that had acknowledged would be stored a second time.
+pub fn has_recovered(
+    before: Option<(ShardId, Seq)>,
+    is_placed_elsewhere: impl FnOnce(ShardId) -> bool,
+    applied: impl FnOnce(ShardId) -> Option<Seq>,
+) -> bool {
+    let Some((before, through)) = before else { return true };
+    // Placed elsewhere, a producer of that time is not known here, and is told so.
+    mutant::is(Mutant::PublishesTooEarly)
+        || is_placed_elsewhere(before)
+        || applied(before).is_some_and(|applied| applied >= through)
+}
+
 impl Catalog {
+    /// Every shard that a node keeps which writes as `home`: of each region those of all its incarnations. What a later one of its
+    /// own region has is for the process that serves that.
+    pub fn shards_for(&self, home: Origin) -> Vec<ShardId> {
+        let all = self.regions().flat_map(|region| region.origins().map(move |origin| (region, origin)));
+        all.filter(|(_, origin)| !home.is_past(*origin))
+            .flat_map(|(region, origin)| region.shards_of(origin))
+            .collect()
+    }
+
+    /// What a link from a region carries, and whether it is of the past: what the region writes, and every past incarnation's
+    /// shards, for any region may have most of those.
+    pub fn carried_from(&self, source: RegionId) -> Vec<(ShardId, bool)> {
+        let shards = |row: &Arc<RegionRow>| {
+            let (row, now) = (row.clone(), row.origin());
+            let written = row.origins().filter(move |origin| *origin != now || now.region == source);
+            written.flat_map(move |origin| row.shards_of(origin).map(move |shard| (shard, origin != now)))
+        };
+        self.regions().flat_map(shards).collect()
+    }
+
     /// The entry that fences what was: the lost disks are refused for ever, the old incarnation writes no more, and the
     /// nodes that the region still has found its placement anew.
     pub(super) fn restore_region(&mut self, restore: RestoreRegion) -> Reply {

@@ -42,6 +42,15 @@ impl RegionRow {
         (1..=self.incarnation.0).map(move |no| Origin { region, incarnation: Incarnation(no) })
     }
 
+    /// The same shard of the incarnation before, and how far this region is to hold that again before it takes publishes; none:
+    /// it waits for nothing.
+    pub fn held_before(&self, shard: ShardId) -> Option<(ShardId, Seq)> {
+        let through =
+            *self.recovered.get(usize::from(shard.no.0)).filter(|_| shard.origin == self.origin())?;
+        let incarnation = Incarnation(shard.origin.incarnation.0.checked_sub(1)?);
+        Some((ShardId { origin: Origin { incarnation, ..shard.origin }, ..shard }, through))
+    }
+
     /// The shards of a writer of this region.
     pub fn shards_of(&self, origin: Origin) -> impl Iterator<Item = ShardId> + use<> {
         (0..self.shards).map(move |no| ShardId { origin, no: ShardNo(no) })

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meridian_types::{Boot, LeaderEpoch, NodeId, ShardId, Timestamp};
+use meridian_types::{Boot, LeaderEpoch, NodeId, Origin, ShardId, Timestamp};
 
 use super::config::{Config, passed};
 use super::effect::Effect;
@@ -151,7 +151,9 @@ impl Driver {
         watch.told = None;
         watch.missing_since = None;
         if row.begun == LeaderEpoch(0) {
-            self.begin(at, row.begun, watch, plan);
+            // Above all that was promised under incarnations that are over: whoever holds such a promise follows nobody below it.
+            let after = self.config.home.map_or(row.begun, Origin::epochs_after);
+            self.begin(at, after, watch, plan);
             return;
         }
         let mut round =

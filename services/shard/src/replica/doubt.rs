@@ -59,13 +59,14 @@ impl Replica {
         self.doubt.is_none_or(|doubt| doubt.begun) || mutant::is(Mutant::DoubtFollowsAtOnce)
     }
 
-    /// Whatever was promised had been begun before: with this it is promised again.
+    /// Whatever was promised had been begun before: with this it is promised again, and written again.
     pub(super) fn begun(&mut self, epoch: LeaderEpoch, out: &mut Vec<Effect>) {
-        if let Some(doubt) = &mut self.doubt {
-            doubt.begun = true;
-            if epoch > self.promised {
-                self.promise(epoch, out);
-            }
+        let Some(doubt) = &mut self.doubt else { return };
+        doubt.begun = true;
+        if epoch > self.promised {
+            self.promise(epoch, out);
+        } else {
+            self.write_promise(out);
         }
     }
 

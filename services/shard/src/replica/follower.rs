@@ -43,6 +43,7 @@ impl Replica {
             return;
         }
         self.step_down(out);
+        self.acted = election.epoch;
         self.role = Role::Follower(Follower {
             epoch: election.epoch,
             leader: election.leader,
@@ -112,12 +113,24 @@ impl Replica {
             // what was asked, so that the questions end.
             Home::Origin => self.log.newest(mine.seq.min(asked.seq.prev()), mine.epoch),
             // A copy holds what its origin committed: a shorter leader is only behind, and no difference is honest.
-            Home::Copy if mine.seq < asked.seq => self.log.point(mine.seq),
+            Home::Copy if mine.seq < asked.seq => match self.log.point(mine.seq) {
+                None => return self.say_what_is_applied(out),
+                next => next,
+            },
             Home::Copy => None,
         };
         match next {
             Some(next) => self.ask(next, out),
             None => self.fault(CopyFault::LeaderLacks { seq: self.log.base().seq.min(asked.seq) }, out),
+        }
+    }
+
+    /// More of a copy is applied here than its leader has. Nothing is cut and nothing in common: the leader is told, so that it gives
+    /// way; or it catches up with the origin.
+    fn say_what_is_applied(&self, out: &mut Vec<Effect>) {
+        if let Role::Follower(follower) = &self.role {
+            let (epoch, set, seq) = (follower.epoch, follower.set, self.log.base().seq);
+            out.push(Effect::Send { to: follower.leader, message: Message::Flushed { epoch, set, seq } });
         }
     }
 

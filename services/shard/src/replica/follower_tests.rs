@@ -256,6 +256,23 @@ fn a_fenced_follower_takes_and_reports_nothing_of_the_old_leader() {
     assert_eq!(nodes[0].acked.len(), 1);
 }
 
+/// A fence that comes late, of the epoch in which a leader led until it heard of a higher one: what it has appended since is not
+/// synced.
+#[test]
+fn a_fence_of_an_epoch_that_was_led_in_is_refused() {
+    let mut nodes = led(1);
+    nodes[0].step(Input::Publish(publish(9, 1, None)));
+    nodes[0].step(Input::From {
+        node: NodeId(2),
+        message: Message::Fenced { promised: LeaderEpoch(2) },
+        held: None,
+    });
+    assert_eq!(nodes[0].replica.leads(), None);
+    let mut out = Vec::new();
+    nodes[0].replica.step(Input::Fence { epoch: LeaderEpoch(1) }, NOW, &mut out);
+    assert!(matches!(out[..], [Effect::Answer(FenceAnswer::Refused { .. })]), "{out:?}");
+}
+
 #[test]
 fn an_elected_process_that_has_restarted_leads_nothing() {
     let mut node = Node::new(1, Home::Origin);
@@ -303,6 +320,64 @@ fn a_copys_longer_follower_is_not_cut_and_counts_only_what_is_in_common() {
     feed(&mut nodes, &[1, 2]);
     assert_eq!(nodes[1].replica.marks().committed, Seq(5));
     assert_eq!(nodes[0].volume, nodes[1].volume);
+}
+
+/// A set that is new, of which the majority holds nothing, may elect one that holds nothing. What another has applied is perhaps
+/// nowhere else.
+#[test]
+fn a_copys_leader_gives_way_to_who_has_more_applied() {
+    let origin = led(4);
+    let mut nodes = three(Home::Copy);
+    for node in &mut nodes {
+        node.fence(7);
+    }
+    let alone = ReplicaSet { version: SetVersion(1), members: vec![NodeId(1)] };
+    let election = Election { epoch: LeaderEpoch(7), leader: NodeId(1), boot: Boot(1), set: alone };
+    nodes[0].step(Input::Elected(election));
+    for frame in &origin[0].volume {
+        nodes[0].step(Input::Copy(frame.clone()));
+    }
+    nodes[0].sync();
+    assert_eq!((nodes[0].replica.marks().applied, nodes[0].replica.durable()), (Seq(5), Seq(5)));
+    // As a learner it is let in, for it lacks nothing that the leader has.
+    for node in &mut nodes[1..] {
+        node.fence(8);
+    }
+    let others = ReplicaSet { version: SetVersion(1), members: vec![NodeId(2), NodeId(3)] };
+    let election = Election { epoch: LeaderEpoch(8), leader: NodeId(2), boot: Boot(1), set: others };
+    for node in [1, 0] {
+        nodes[node].step(Input::Elected(election.clone()));
+    }
+    talk(&mut nodes, &[1, 2]);
+    assert_eq!(
+        (nodes[1].replica.leads(), nodes[1].replica.flushed_by(NodeId(1))),
+        (Some(LeaderEpoch(8)), Some(Seq(0)))
+    );
+    let said = |node: &Node| node.said.iter().filter(|(to, _)| *to == NodeId(1)).count();
+    let before = said(&nodes[1]);
+    for frame in &origin[0].volume {
+        nodes[1].step(Input::Copy(frame.clone()));
+    }
+    assert_eq!(said(&nodes[1]), before + 1, "once the leader has as much, it is asked again");
+    talk(&mut nodes, &[1, 2]);
+    assert_eq!(nodes[0].replica.follows(), Some((NodeId(2), LeaderEpoch(8))));
+    nodes[1] = Node::new(2, Home::Copy);
+    // As a member it is to lead.
+    for node in &mut nodes {
+        node.fence(9);
+        node.elected(9, 2);
+    }
+    talk(&mut nodes, &[1, 2, 3]);
+    assert!(nodes[0].faults.is_empty());
+    assert_eq!((nodes[1].replica.leads(), nodes[1].replica.follows()), (None, None));
+    for node in &mut nodes {
+        node.fence(10);
+        node.elected(10, 1);
+    }
+    assert_eq!(nodes[0].replica.durable(), Seq(0), "of the set that it leads, nobody else has any");
+    talk(&mut nodes, &[1, 2, 3]);
+    feed(&mut nodes, &[1, 2, 3]);
+    assert_eq!((nodes[0].replica.durable(), nodes[1].volume.len()), (Seq(5), 5));
 }
 
 #[test]

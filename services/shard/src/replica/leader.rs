@@ -56,6 +56,8 @@ pub(super) struct Leader {
     reads: VecDeque<Read>,
     round: u64,
     confirmed: BTreeMap<NodeId, u64>,
+    /// Of a copy: learners that have more applied than there is here, and how much. They are asked again once that is here.
+    pub beyond: BTreeMap<NodeId, Seq>,
 }
 
 impl Leader {
@@ -145,6 +147,7 @@ impl Replica {
             reads: VecDeque::new(),
             round: 0,
             confirmed: BTreeMap::new(),
+            beyond: BTreeMap::new(),
         }));
         if self.home == Home::Origin {
             let fields = FrameHeader {
@@ -240,6 +243,13 @@ impl Replica {
             return out.push(Effect::Fault(fault));
         }
         self.append_own(frame, out);
+        let end = self.end().seq;
+        if let Role::Leader(leader) = &mut self.role {
+            let epoch = leader.epoch;
+            for (to, _) in leader.beyond.extract_if(.., |_, seq| *seq <= end) {
+                out.push(Effect::Send { to, message: Message::Leads { epoch } });
+            }
+        }
     }
 
     fn append_own(&mut self, frame: Frame, out: &mut Vec<Effect>) {
@@ -327,6 +337,18 @@ impl Replica {
         let end = self.end().seq;
         let Role::Leader(leader) = &mut self.role else { return };
         let current = leader.epoch == epoch && leader.majority.set().version == set;
+        if current && self.home == Home::Copy && leader.majority.of(node).is_none() {
+            // It was told that there is less here than it has applied. Where placement was founded anew, the majority of a set may hold
+            // nothing yet, and what another has applied may be nowhere else: that one is to lead. A learner first becomes a member.
+            if seq <= end {
+                return out.push(Effect::Send { to: node, message: Message::Leads { epoch } });
+            }
+            if leader.majority.set().members.contains(&node) {
+                return self.step_down(out);
+            }
+            leader.beyond.insert(node, seq);
+            return;
+        }
         if current && node != self.me {
             leader.majority.flushed(node, seq.min(end));
             self.advance(out);

@@ -76,6 +76,8 @@ pub struct Replica {
     awaited: Option<Election>,
     /// The last epoch in which it has led: it leads in none twice.
     led: LeaderEpoch,
+    /// The last epoch in which it has led or followed.
+    acted: LeaderEpoch,
     /// Numbers the probes.
     attempts: u32,
     /// Who asked this replica as the leader of an epoch that it did not lead yet: elections are told in any order.
@@ -115,6 +117,7 @@ impl Replica {
             asked: false,
             awaited: None,
             led: LeaderEpoch(0),
+            acted: LeaderEpoch(0),
             attempts: 0,
             early: BTreeMap::new(),
             log: Log::new(shard, base, from.lanes),
@@ -234,10 +237,22 @@ impl Replica {
         matches!(&self.role, Role::Leader(leader) if leader.majority.agreed() >= leader.settled_at)
     }
 
+    /// How far what is applied here is at a majority of the set, as far as its leader knows. The set may be a new one: what is
+    /// applied was at a majority of some earlier one.
+    pub fn durable(&self) -> Seq {
+        match &self.role {
+            Role::Leader(leader) => self.marks.applied.min(leader.majority.agreed()),
+            Role::Idle | Role::Follower(_) => self.marks.applied,
+        }
+    }
+
     /// How far a node that follows this leader has flushed; none: it does not follow, or this is no leader.
     pub fn flushed_by(&self, node: NodeId) -> Option<Seq> {
         match &self.role {
-            Role::Leader(leader) => leader.majority.of(node),
+            Role::Leader(leader) => {
+                let all = leader.beyond.get(&node).map(|_| self.end().seq);
+                leader.majority.of(node).max(all)
+            }
             Role::Idle | Role::Follower(_) => None,
         }
     }
@@ -275,7 +290,8 @@ impl Replica {
                 self.synced = epoch;
                 self.answer_fence(out);
             }
-        } else if epoch < self.promised || !matches!(self.role, Role::Idle) {
+        } else if epoch < self.promised || epoch <= self.acted || !matches!(self.role, Role::Idle) {
+            // Of an epoch in which it has led or followed since, its log's end is another than when it promised, and not yet synced.
             let promised = self.promised;
             out.push(Effect::Answer(FenceAnswer::Refused { epoch, promised }));
         } else if self.synced == epoch {
@@ -290,7 +306,7 @@ impl Replica {
         self.promised = epoch;
         self.asked = false;
         self.awaited = None;
-        out.push(Effect::Promise(Promise { shard: self.shard, epoch, boot: self.boot }));
+        self.write_promise(out);
         let kept = match self.role {
             Role::Leader(_) => mutant::is(Mutant::FencedCounts),
             Role::Follower(_) => mutant::is(Mutant::FencedReports),
@@ -299,6 +315,10 @@ impl Replica {
         if !kept {
             self.step_down(out);
         }
+    }
+
+    fn write_promise(&self, out: &mut Vec<Effect>) {
+        out.push(Effect::Promise(Promise { shard: self.shard, epoch: self.promised, boot: self.boot }));
     }
 
     /// Ends whatever role it has. What was appended may yet commit under another leader: a retry will meet it.
@@ -346,7 +366,7 @@ impl Replica {
             // A copy's frames are its origin's: what it has lost comes again, and nobody but placement decides that it may.
             let may_lead = self.doubt.is_none() || self.home == Home::Copy;
             if epoch == self.synced && same_process && self.led < epoch && may_lead {
-                self.led = epoch;
+                (self.led, self.acted) = (epoch, epoch);
                 self.go_on_without(out);
                 self.lead(election, now, out);
             }

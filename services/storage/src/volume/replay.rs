@@ -19,6 +19,8 @@ use crate::seq_ranges::SeqRanges;
 pub struct RecoveredShard {
     /// The header of the last frame. Its payload may be among what is missing.
     pub last: Option<FrameHeader>,
+    /// How far the log went when the last entry was written that tells: its last frame, or what it was cut back to.
+    pub end: Seq,
     /// The frames after the mark that recovery was given, in order; those missing are left out.
     pub frames: Vec<(Seq, Place)>,
     /// Frames that are damaged, in order: quarantine them and fetch them elsewhere.
@@ -27,6 +29,8 @@ pub struct RecoveredShard {
     /// those stored last. Nothing from here on may be applied, and the shard answers a fence with "unsure", until
     /// another copy has confirmed it. (The chain tells what is right.)
     pub unsure_from: Option<Seq>,
+    /// A promise may be among what damage hides: frames that came after it may be of earlier epochs, and tell nothing of it.
+    pub promise_hidden: bool,
     /// Frames at or below that mark which were stored again, and where: an index that was not flushed since has to be told
     /// anew.
     pub moved: Vec<(Seq, Place)>,
@@ -42,6 +46,8 @@ pub(super) struct Replay<'a> {
     applied_from: &'a dyn Fn(ShardId) -> Seq,
     shards: BTreeMap<ShardId, Shard>,
     promises: BTreeMap<ShardId, Promise>,
+    /// `hidden` when a shard last promised.
+    promised_at: BTreeMap<ShardId, u64>,
     /// How often so far entries were hidden by damage.
     hidden: u64,
 }
@@ -51,6 +57,7 @@ struct Shard {
     /// The frames from `applied` on, and the last one before.
     known: Vec<Known>,
     last: Option<FrameHeader>,
+    end: Seq,
     missing: SeqRanges,
     /// Frames stored again whose last place is good.
     moved: BTreeMap<Seq, Place>,
@@ -69,7 +76,13 @@ struct Known {
 
 impl<'a> Replay<'a> {
     pub fn new(applied_from: &'a dyn Fn(ShardId) -> Seq) -> Self {
-        Self { applied_from, shards: BTreeMap::new(), promises: BTreeMap::new(), hidden: 0 }
+        Self {
+            applied_from,
+            shards: BTreeMap::new(),
+            promises: BTreeMap::new(),
+            promised_at: BTreeMap::new(),
+            hidden: 0,
+        }
     }
 
     /// Entries of unknown shards and kinds are lost at this point of the order.
@@ -100,6 +113,7 @@ impl<'a> Replay<'a> {
             applied: applied_from(id),
             known: Vec::new(),
             last: None,
+            end: Seq::ZERO,
             missing: SeqRanges::default(),
             moved: BTreeMap::new(),
             unsure_from: None,
@@ -114,10 +128,17 @@ impl<'a> Replay<'a> {
         match record {
             Record::Promise(promise) => {
                 self.promises.insert(promise.shard, promise);
+                self.promised_at.insert(promise.shard, self.hidden);
             }
             Record::Cut { shard, from } => {
-                if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.cut(from, read);
+                let hidden = self.hidden;
+                let shard = self.shard(shard);
+                shard.cut(from, read);
+                shard.end = from.prev();
+                if hidden > 0 {
+                    // What the log was cut back to was there, whatever a doubt before it answers for.
+                    let first = shard.last.map_or(Seq::ZERO, |last| last.seq).next();
+                    shard.lacks(first..=from.prev());
                 }
             }
             Record::Doubt { shard, from } => {
@@ -131,7 +152,12 @@ impl<'a> Replay<'a> {
 
     pub fn finish(self) -> (BTreeMap<ShardId, RecoveredShard>, BTreeMap<ShardId, Promise>) {
         let hidden = self.hidden;
-        let shards = self.shards.into_iter().map(|(id, shard)| (id, shard.finish(hidden))).collect();
+        let promised_at = self.promised_at;
+        let finish = |(id, shard): (ShardId, Shard)| {
+            let promise_hidden = promised_at.get(&id).copied().unwrap_or(0) < hidden;
+            (id, RecoveredShard { promise_hidden, ..shard.finish(hidden) })
+        };
+        let shards = self.shards.into_iter().map(finish).collect();
         (shards, self.promises)
     }
 }
@@ -160,10 +186,10 @@ impl Shard {
                 }
             }
             None => {
-                // The shard's first frame, or its first after a cut of all: a copy may begin anywhere. What is applied was
-                // here all the same, and if it is not now, it is hidden.
+                // The shard's first frame, or its first after a cut of all: a copy may begin anywhere. Where anything was hidden
+                // before, what it lacks may have been there, and be applied.
                 let first = Seq::ZERO.next();
-                if since_hidden && first < seq {
+                if hidden > 0 && first < seq {
                     self.lacks(first..=seq.prev());
                 }
             }
@@ -175,7 +201,7 @@ impl Shard {
         if !good {
             self.lacks(seq..=seq);
         }
-        self.last = Some(header);
+        (self.last, self.end) = (Some(header), seq);
         self.hidden = hidden;
     }
 
@@ -190,7 +216,8 @@ impl Shard {
         self.unsure_from = self.unsure_from.filter(|unsure| *unsure < from);
     }
 
-    /// Whoever wrote it had seen all damage before it, and answers for it: nothing of that makes the log unsure any more.
+    /// Whoever wrote it had seen all damage before it, and answers for it: nothing of that makes the log unsure any more. (Damage
+    /// that came later, to what was before it, shows in what the log lacks.)
     fn doubt(&mut self, from: Option<Seq>, hidden: u64) {
         let Some(from) = from else {
             self.doubt = None;
@@ -226,9 +253,11 @@ impl Shard {
         frames.extend(again);
         RecoveredShard {
             last: self.last,
+            end: self.end,
             frames: frames.into_iter().collect(),
             missing: self.missing.iter().collect(),
             unsure_from: self.unsure_from,
+            promise_hidden: false,
             moved: self.moved.into_iter().collect(),
             doubt: self.doubt,
         }

@@ -62,6 +62,11 @@ pub struct Host {
     pub showing: bool,
     /// Placement is being asked what it has begun.
     pub asking: bool,
+    /// Of a past incarnation: what was not applied goes from there on.
+    pub gives_up: Option<Seq>,
+    /// That it is in doubt is written first.
+    pub doubts: Option<Seq>,
+    pub is_past: bool,
 }
 
 impl Host {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use meridian_metadata::catalog::Catalog;
 use meridian_metadata::driver::Heartbeat;
 use meridian_metadata::placement::Placement;
 use meridian_mirror::{DurableBoard, Feed, LinkCore};
@@ -21,6 +22,8 @@ use crate::queue::Queue;
 
 /// How many idempotent producers a shard keeps in memory: few, so that the index is asked.
 const PRODUCERS: usize = 3;
+/// The cluster.
+pub const CLUSTER: ClusterUuid = ClusterUuid(Uuid::from_u128(7));
 
 /// A node.
 pub struct Node {
@@ -37,8 +40,12 @@ pub struct Node {
     /// What it has applied of its region's placement, and how many commands that is.
     pub placement: Placement,
     pub applied: usize,
-    /// It is part of the region.
-    pub joined: bool,
+    /// The same of the catalog.
+    pub catalog: Catalog,
+    pub learnt: usize,
+    /// What its process writes as, and the placement group that it takes part in.
+    pub home: Origin,
+    pub group: usize,
     pub process: Option<Process>,
     /// As `stored`, with the round that was being written when the process ended.
     pub in_flight: BTreeMap<ShardId, StoredLog>,
@@ -93,11 +100,10 @@ pub struct Session {
 
 impl Node {
     /// A node with an empty disk.
-    pub fn new(id: NodeId, region: usize, seed: u64, joined: bool) -> Self {
+    pub fn new(id: NodeId, region: usize, seed: u64, (catalog, learnt): (Catalog, usize)) -> Self {
         let disk = SimDisk::new(seed ^ (u64::from(id.0) << 40));
         let uuid = disk_uuid(id);
-        Identity::format_as(&disk, ClusterUuid(Uuid::from_u128(7)), id, uuid, [7; 16])
-            .expect("an empty disk");
+        Identity::format_as(&disk, CLUSTER, id, uuid, [7; 16]).expect("an empty disk");
         Self {
             id,
             region,
@@ -109,7 +115,10 @@ impl Node {
             in_flight: BTreeMap::new(),
             placement: Placement::default(),
             applied: 0,
-            joined,
+            catalog,
+            learnt,
+            home: Origin::default(),
+            group: 0,
             process: None,
             frozen_until: 0,
             full: false,
@@ -126,14 +135,9 @@ impl Node {
     ///
     /// # Errors
     /// Why it does not start, which on a sound disk is a breach.
-    pub fn start(
-        &mut self,
-        life: u64,
-        home: Origin,
-        config: VolumeConfig,
-        shards: &[ShardId],
-    ) -> Result<Started, String> {
+    pub fn start(&mut self, life: u64, config: VolumeConfig, shards: &[ShardId]) -> Result<Started, String> {
         self.boot += 1;
+        let home = self.home;
         let index = Arc::new(Index::open(self.kv.clone()).map_err(|e| e.to_string())?);
         let applied = |shard| index.applied(shard).ok().flatten().map_or(Seq::ZERO, |mark| mark.seq);
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
@@ -167,6 +171,12 @@ impl Node {
         for id in ids {
             let (host, count) = process.recover(self.id, id, home, &recovered, self.stored.get(&id))?;
             replayed += count;
+            if let Some(from) = host.gives_up {
+                process.queue.give_up(id, from);
+            }
+            if host.doubts.is_some() {
+                process.queue.doubt(id, host.doubts);
+            }
             process.hosts.insert(id, host);
         }
         self.process = Some(process);
@@ -229,7 +239,9 @@ impl Process {
         if let Some(found) = found {
             self.reader.relocate(id, &found.moved).map_err(|e| error(&e))?;
         }
-        let mut opening = Opening::of(found, applied_seq, recovered.hidden, false);
+        let is_past = Opening::is_past(id, home, promised);
+        let mut opening = Opening::of(found, applied_seq, recovered.hidden, is_past);
+        host.is_past = is_past;
         host.view = self.applied_log(id, applied_seq, &opening, stored)?;
         let mut replayed = 0;
         for (seq, place) in std::mem::take(&mut opening.replay) {
@@ -249,6 +261,8 @@ impl Process {
         if let Some(from) = opening.unsure {
             host.replica.set_unsure(from);
         }
+        host.gives_up = opening.give_up;
+        host.doubts = opening.doubt_to_write;
         for range in opening.damaged.iter() {
             self.reader.quarantine().add(id, range);
         }
@@ -331,5 +345,8 @@ fn host(id: ShardId, home: Origin, replica: Replica) -> Host {
         seen,
         showing: false,
         asking: false,
+        gives_up: None,
+        doubts: None,
+        is_past: false,
     }
 }

@@ -15,6 +15,7 @@ pub enum Synced {
     Promise(LeaderEpoch),
     Doubt(Option<Seq>),
     Repaired(Proven, Vec<Option<Place>>),
+    GivenUp,
 }
 
 /// Entries of one shard, written in order.
@@ -47,6 +48,10 @@ impl Queue {
 
     pub fn cut(&mut self, shard: ShardId, after: LogPoint) {
         self.push(shard, vec![Entry::Cut { shard, from: after.seq.next() }], Synced::Cut(after));
+    }
+
+    pub fn give_up(&mut self, shard: ShardId, from: Seq) {
+        self.push(shard, vec![Entry::Cut { shard, from }], Synced::GivenUp);
     }
 
     pub fn promise(&mut self, promise: meridian_storage::Promise) {

@@ -34,6 +34,7 @@ pub struct Weights {
     pub region_lost: u32,
     pub wan_long: u32,
     pub flip: u32,
+    pub lose_disks: u32,
 }
 
 /// How a history is set up.
@@ -83,7 +84,7 @@ impl Swarm {
         let nodes: Vec<u32> = (0..regions).map(|_| [3, 3, 3, 3, 1, 5, 5][rng.random_range(0..7)]).collect();
         let replication = nodes.iter().map(|count| (*count).min([3, 5][rng.random_range(0..2)])).collect();
         let mut weights = Weights::default();
-        let all: [&mut u32; 24] = [
+        let all: [&mut u32; 25] = [
             &mut weights.crash,
             &mut weights.crash_leader,
             &mut weights.crash_many,
@@ -108,6 +109,7 @@ impl Swarm {
             &mut weights.region_lost,
             &mut weights.wan_long,
             &mut weights.flip,
+            &mut weights.lose_disks,
         ];
         for weight in all {
             *weight = [0, 0, 1, 2, 6][rng.random_range(0..5)];
@@ -117,6 +119,7 @@ impl Swarm {
         // They last long, and leave less of the rest.
         weights.region_lost = weights.region_lost.min(1);
         weights.wan_long = weights.wan_long.min(1);
+        weights.lose_disks = weights.lose_disks.min(1);
         let millis = |from: u64, to: u64, rng: &mut Rng| Duration::from_millis(rng.random_range(from..=to));
         let driver = driver::Config {
             dead_after: millis(300, 1_000, rng),

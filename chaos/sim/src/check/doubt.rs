@@ -15,9 +15,6 @@ pub struct Found<'a> {
     /// From where on it says that its log is in doubt.
     pub unsure: Option<Seq>,
     pub applied: Seq,
-    /// It is the origin's. A copy's frames do not tell of its leaderships, so a promise may be lost without a trace; nothing rests
-    /// on it, for a copy is never cut, and later durable marks replace its.
-    pub is_home: bool,
 }
 
 /// A process starts on a disk in which bits have flipped. What it is sure of is what was synced; where it is sure of all,
@@ -29,7 +26,7 @@ pub fn recovered(
     in_flight: &StoredLog,
     found: Found<'_>,
 ) -> Result<(), String> {
-    let Found { view, promised, unsure, applied, is_home } = found;
+    let Found { view, promised, unsure, applied } = found;
     let wrong = |what: &str| {
         Err(format!(
             "node {node} recovers shard {shard} up to {:?} with promise {promised}, applied up to {applied}, unsure from {unsure:?}; synced was {} with promise {}, in doubt from {:?}: {what}",
@@ -39,12 +36,11 @@ pub fn recovered(
             synced.doubt,
         ))
     };
-    let is_all = |log: &StoredLog| log.is(view, promised) || (!is_home && log.is(view, log.promised));
     let Some(from) = unsure else {
         if synced.doubt.is_some() && in_flight.doubt.is_some() {
             return wrong("its doubt is forgotten");
         }
-        return match [synced, in_flight].iter().any(|log| is_all(log)) {
+        return match [synced, in_flight].iter().any(|log| log.is(view, promised)) {
             true => Ok(()),
             false => wrong("it lacks something, and is sure"),
         };

@@ -8,6 +8,7 @@ pub(crate) mod doubt;
 pub(crate) mod durable_ack;
 pub(crate) mod durable_marks;
 pub(crate) mod hlc_rises;
+pub(crate) mod incarnations;
 pub(crate) mod liveness;
 pub(crate) mod marks;
 pub(crate) mod no_hole_no_twin;
@@ -47,6 +48,8 @@ pub enum Law {
     PromisesHold,
     /// What damage may have cost is in doubt until it is made good.
     InDoubt,
+    /// What a survivor had of an incarnation that is over stays.
+    Survives,
     /// Nothing is faulted where nothing was damaged.
     NoFault,
     /// Once the faults have ended all gets well.
@@ -70,6 +73,7 @@ impl fmt::Display for Law {
             Self::MarksInOrder => "marks in order",
             Self::PromisesHold => "promises hold",
             Self::InDoubt => "in doubt until it is made good",
+            Self::Survives => "what survives stays",
             Self::NoFault => "no fault without damage",
             Self::GetsWell => "gets well again",
             Self::OwnChecks => "the cores' own checks",

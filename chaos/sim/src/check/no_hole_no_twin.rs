@@ -53,7 +53,9 @@ impl NoHoleNoTwin {
             return Ok(());
         }
         let (id, epoch, first) = (view.producer_id(), view.producer_epoch(), view.base_sequence());
-        let known = self.producers.entry((lane, id)).or_insert((epoch, 0));
+        // A later incarnation goes on where the one before ended; `incarnations.rs` looks at both.
+        let begins_at = if lane.origin.incarnation.0 > 1 { first } else { 0 };
+        let known = self.producers.entry((lane, id)).or_insert((epoch, begins_at));
         if epoch < known.0 {
             return Err(format!("producer {id} of epoch {epoch} writes to {lane} after epoch {}", known.0));
         }

@@ -32,9 +32,10 @@ pub fn committed(
     }
 }
 
-/// What a replica can read in the end is what is committed, byte for byte.
-pub fn whole(truth: &Truth, node: NodeId, shard: ShardId, read: &[Frame]) -> Result<(), String> {
+/// What a replica can read in the end is what is committed, byte for byte, up to where the shard ends.
+pub fn whole(truth: &Truth, node: NodeId, shard: ShardId, end: Seq, read: &[Frame]) -> Result<(), String> {
     let log = truth.log(shard);
+    let log = &log[..log.len().min(usize::try_from(end.0).unwrap_or(usize::MAX))];
     if read.len() != log.len() {
         return Err(format!(
             "node {node} holds {} frames of shard {shard}, and {} are committed",

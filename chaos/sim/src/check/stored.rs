@@ -83,6 +83,27 @@ pub fn settled(node: NodeId, shard: ShardId, stored: &StoredLog, view: &[Frame])
     ))
 }
 
+/// A process starts that does not write as its region did before: of what that wrote it has what was applied, and that was synced.
+pub fn kept(
+    node: NodeId,
+    shard: ShardId,
+    synced: &StoredLog,
+    in_flight: &StoredLog,
+    view: &[Frame],
+    applied: Seq,
+) -> Result<(), String> {
+    let chain = view.last().map_or(Chain::GENESIS, |last| last.header.chain);
+    let is_prefix = [synced, in_flight].iter().any(|log| log.chain(applied) == Some(chain));
+    if is_prefix && view.len() as u64 == applied.0 {
+        return Ok(());
+    }
+    Err(format!(
+        "node {node} keeps {} frames of shard {shard}, applied up to {applied}, which is not what was synced: {}",
+        view.len(),
+        synced.end()
+    ))
+}
+
 /// A process starts: its log is what was synced, or that and the round that was being written.
 pub fn recovered(
     node: NodeId,

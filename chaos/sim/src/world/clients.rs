@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use meridian_batch::{BatchBuilder, Codec, Event as BatchEvent, Producer, Sequence};
-use meridian_shard::{Ack, Input, Publish, Reject, RequestId};
+use meridian_metadata::catalog::has_recovered;
+use meridian_shard::{Ack, Input, Publish, Reject, RequestId, past_producer};
 use meridian_types::{
-    Lane, NodeId, Partition, ProducerEpoch, ProducerId, ShardId, StreamId, TenantId, shard_of,
+    Incarnation, Lane, NodeId, Origin, Partition, ProducerEpoch, ProducerId, ShardId, StreamId, TenantId,
+    shard_of,
 };
 use rand::RngExt as _;
 use rand::rngs::Xoshiro256PlusPlus as Rng;
 
-use super::{Event, World};
-use crate::check::{Law, committed_leaves};
+use super::{At, Event, World};
+use crate::check::{Law, committed_leaves, incarnations};
 use crate::host::Waiting;
 use crate::swarm::Swarm;
 
@@ -29,6 +31,7 @@ struct Batch {
     publish: Publish,
     /// The try under way.
     ticket: Option<u64>,
+    bytes: usize,
 }
 
 /// A client that publishes to one partition.
@@ -43,6 +46,8 @@ struct Client {
     /// When the last thing that it sent arrives: it keeps their order.
     arrives: u64,
     retrying: bool,
+    /// How often in a row it was told that what it sends does not follow what is known of it.
+    unknown: u32,
 }
 
 /// All clients.
@@ -71,10 +76,16 @@ impl Clients {
                     open: VecDeque::new(),
                     arrives: 0,
                     retrying: false,
+                    unknown: 0,
                 }
             })
             .collect();
         Self { all, consumers: swarm.consumers, ghosts: Vec::new(), numbers: 0, answered: BTreeMap::new() }
+    }
+
+    /// Where a client publishes.
+    pub fn region_of(&self, client: usize) -> usize {
+        self.all[client].region
     }
 
     pub fn open(&self) -> usize {
@@ -99,7 +110,11 @@ impl World {
     }
 
     fn shard(&self, region: usize, partition: Partition) -> ShardId {
-        ShardId { origin: Self::origin(region), no: shard_of(STREAM, partition, self.swarm.shards) }
+        self.shard_under(self.origin(region), partition)
+    }
+
+    fn shard_under(&self, origin: Origin, partition: Partition) -> ShardId {
+        ShardId { origin, no: shard_of(STREAM, partition, self.swarm.shards) }
     }
 
     fn produce(&mut self) -> Option<()> {
@@ -131,7 +146,7 @@ impl World {
             events,
             producer,
         };
-        client.open.push_back(Batch { number, index, publish, ticket: None });
+        client.open.push_back(Batch { number, index, publish, ticket: None, bytes });
         self.met.met("operation: publish");
         self.kick(at);
         Some(())
@@ -166,10 +181,10 @@ impl World {
 
     /// Who leads, as some node knows it, or as a client that is wrong.
     fn guess(&mut self, region: usize, partition: Partition) -> Option<NodeId> {
-        let shard = self.shard(region, partition);
         let ids: Vec<NodeId> =
             self.nodes.values().filter(|node| node.region == region).map(|node| node.id).collect();
         let asked = self.pick(&ids)?;
+        let shard = self.shard_under(self.home(asked), partition);
         let leader = self.nodes.get(&asked)?.placement.shard(shard)?.elected.map(|elected| elected.node);
         if self.chance(15) { self.pick(&ids) } else { leader.or(Some(asked)) }
     }
@@ -203,16 +218,19 @@ impl World {
     }
 
     pub(super) fn publish_arrives(&mut self, node: NodeId, client: usize, batch: u64, publish: Publish) {
-        let region = self.clients.all[client].region;
-        let shard = self.shard(region, publish.partition);
+        let shard = self.shard_under(self.home(node), publish.partition);
         let Some(at) = self.here(node) else { return };
+        let recovered = self.has_recovered(at, shard);
+        if !recovered {
+            self.met.met("operation: held back, for the past is not recovered");
+        }
         let Some(process) = self.process(at) else { return };
         let full = process.volume.is_full();
         if full {
             // As the gateway: before an offset is given. To the client it is one more reason to try again.
             self.met.met("operation: refused, the disk is full");
         }
-        if full || !self.process(at).is_some_and(|process| process.hosts.contains_key(&shard)) {
+        if full || !recovered || !self.process(at).is_some_and(|process| process.hosts.contains_key(&shard)) {
             let delay = self.some(self.swarm.way);
             return self.after(delay, Event::Answer { client, batch, answer: Err(Reject::NotLeader) });
         }
@@ -226,9 +244,12 @@ impl World {
             && host.replica.must_learn(publish.stream, publish.partition, producer.id)
         {
             let lane = Lane { stream: publish.stream, partition: publish.partition, origin: shard.origin };
-            match index.producer(lane, producer.id) {
-                Ok(state) => {
-                    host.replica.learn(publish.stream, publish.partition, producer.id, state, None);
+            let learnt = index
+                .producer(lane, producer.id)
+                .and_then(|state| Ok((state, past_producer(&index, lane, producer.id)?)));
+            match learnt {
+                Ok((state, past)) => {
+                    host.replica.learn(publish.stream, publish.partition, producer.id, state, past);
                 }
                 Err(error) => return self.judge(Law::OwnChecks, Err(error.to_string())),
             }
@@ -248,6 +269,7 @@ impl World {
         match answer {
             Ok(ack) => {
                 client.open.remove(place);
+                client.unknown = 0;
                 let idempotent = client.id.is_some();
                 self.met.met("operation: acknowledged");
                 let first = *self.clients.answered.entry(number).or_insert(ack);
@@ -266,9 +288,61 @@ impl World {
                 for batch in &mut client.open {
                     batch.ticket = None;
                 }
+                // What the region lost with its disks it does not know of any more: what is open begins anew.
+                let unknown = matches!(reject, Reject::OutOfSequence { .. } | Reject::ProducerExpired);
+                client.unknown += u32::from(unknown && place == 0);
+                if client.unknown > 3
+                    && self.groups[self.current[self.clients.all[at].region]].origin.incarnation.0 > 1
+                {
+                    self.judge_unknown(at);
+                    self.begin_sequences_anew(at);
+                }
                 self.retry_later(at);
             }
         }
+    }
+
+    fn judge_unknown(&mut self, at: usize) {
+        let client = &self.clients.all[at];
+        let Some(producer) = client.open.front().and_then(|batch| batch.publish.producer) else { return };
+        let now = self.origin(client.region);
+        let before = Incarnation(now.incarnation.0.saturating_sub(1));
+        let shard = self.shard_under(Origin { incarnation: before, ..now }, client.partition);
+        let told = self.past.through.get(&shard).copied().unwrap_or_default();
+        let verdict = incarnations::unknown(&self.laws.truth, shard, told, producer);
+        self.judge(Law::NoHoleNoTwin, verdict);
+    }
+
+    /// A new epoch of the producer, in which what is open is sent once more.
+    fn begin_sequences_anew(&mut self, at: usize) {
+        self.met.met("operation: a producer begins anew, for its region has lost what it wrote");
+        let clients = &mut self.clients;
+        let client = &mut clients.all[at];
+        client.unknown = 0;
+        client.epoch = ProducerEpoch(client.epoch.0 + 1);
+        client.next_sequence = 0;
+        for open in &mut client.open {
+            clients.numbers += 1;
+            let sequence = Sequence::new(client.next_sequence).expect("far from the last");
+            let producer =
+                client.id.is_some().then_some(Producer { id: client.id, epoch: client.epoch, sequence });
+            let events = open.publish.events;
+            client.next_sequence += events as i32;
+            let again = batch(clients.numbers, producer, events, open.bytes);
+            clients.ghosts.push((at, open.publish.clone()));
+            (open.publish.batch, open.publish.producer) = (again, producer);
+            (open.number, open.ticket) = (clients.numbers, None);
+        }
+    }
+
+    /// As `region.rs::has_recovered`.
+    fn has_recovered(&mut self, at: At, shard: ShardId) -> bool {
+        let region = self.nodes.get(&at.node).and_then(|node| node.catalog.region(shard.origin.region));
+        let before = region.and_then(|region| region.held_before(shard));
+        let elsewhere = before.is_some_and(|(before, _)| self.is_placed_elsewhere(at, before));
+        let Some(process) = self.process(at) else { return false };
+        let applied = |shard| Some(process.hosts.get(&shard)?.replica.marks().applied);
+        has_recovered(before, |_| elsewhere, applied)
     }
 
     pub(super) fn timed_out(&mut self, at: usize, ticket: u64) {
@@ -287,10 +361,13 @@ impl World {
         let consumer = self.rng.random_range(0..self.clients.consumers);
         let region = self.rng.random_range(0..self.swarm.regions);
         let partition = Partition(self.rng.random_range(0..self.swarm.partitions));
-        let lane = Lane { stream: STREAM, partition, origin: Self::origin(region) };
+        let Origin { region: id, incarnation } = self.origin(region);
+        let incarnation = Incarnation(self.rng.random_range(1..=incarnation.0));
+        let origin = Origin { region: id, incarnation };
+        let lane = Lane { stream: STREAM, partition, origin };
         let up: Vec<NodeId> = self.nodes.values().filter(|node| node.is_up()).map(|node| node.id).collect();
         let at = self.pick(&up).and_then(|id| self.here(id))?;
-        let (cursor, shard) = (self.laws.cursors.of(consumer, lane), self.shard(region, partition));
+        let (cursor, shard) = (self.laws.cursors.of(consumer, lane), self.shard_under(origin, partition));
         let process = self.process(at)?;
         let read = match process.reader.lane_frames(lane, cursor, 3_000) {
             Ok(read) => read,

@@ -55,21 +55,32 @@ impl World {
         self.after(down, Event::Start(id));
     }
 
+    /// A process takes part in the placement of what its region writes as, as its node knows that when it starts.
+    fn enter_group(&mut self, id: NodeId) {
+        let Some(origin) = self.written_as(id) else { return };
+        let Some(group) = self.groups.iter().position(|group| group.origin == origin) else { return };
+        if let Some(node) = self.nodes.get_mut(&id).filter(|node| !node.is_up() && node.group != group) {
+            (node.home, node.group) = (origin, group);
+            (node.placement, node.applied) = Default::default();
+        }
+    }
+
     pub(super) fn start(&mut self, id: NodeId) {
         let (config, life) = (self.volume_config(), self.number());
-        let home = Self::origin(Self::region_of(id));
         let trips = !self.calm && self.now > 0 && self.chance(8);
         let ops = self.rng.random_range(1..8);
         let regions = self.swarm.regions;
-        let all = self.shards();
+        self.enter_group(id);
+        let all = self.wanted(id);
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        if node.is_up() || !node.joined {
+        if node.is_up() {
             return;
         }
+        let home = node.home;
         if trips {
             node.disk.crash_at(node.disk.ops() + ops);
         }
-        let started = match node.start(life, home, config, &all) {
+        let started = match node.start(life, config, &all) {
             Ok(started) => started,
             Err(_) if node.disk.crashed() => {
                 node.process = None;
@@ -89,7 +100,7 @@ impl World {
         };
         let damaged = !started.recovered.damage.is_empty();
         let Some(process) = &mut node.process else { return };
-        let (mut verdict, mut doubted) = (Ok(()), Ok(()));
+        let (mut verdict, mut doubted, mut kept) = (Ok(()), Ok(()), Vec::new());
         let mut shards: Vec<ShardId> =
             process.hosts.keys().copied().chain(node.in_flight.keys().copied()).collect();
         shards.sort_unstable();
@@ -107,10 +118,15 @@ impl World {
             let synced = node.stored.get(&shard).unwrap_or(&none);
             let in_flight = node.in_flight.get(&shard).unwrap_or(synced);
             let mut log = StoredLog { promised, doubt: unsure, before: synced.before.clone(), frames: view };
-            if node.flipped {
+            if host.is_some_and(|host| host.is_past) {
+                // What was not applied is given up, whatever it was.
                 let applied = host.map(|host| host.replica.marks().applied).unwrap_or_default();
-                let is_home = shard.origin == home;
-                let found = doubt::Found { view: &log.frames, promised, unsure, applied, is_home };
+                verdict = verdict.and(stored::kept(id, shard, synced, in_flight, &log.frames, applied));
+                kept.push((shard, applied));
+                log.before.clear();
+            } else if node.flipped {
+                let applied = host.map(|host| host.replica.marks().applied).unwrap_or_default();
+                let found = doubt::Found { view: &log.frames, promised, unsure, applied };
                 doubted = doubted.and(doubt::recovered(id, shard, synced, in_flight, found));
                 if unsure.is_some() {
                     log.before.push(StoredLog { before: Vec::new(), ..synced.clone() });
@@ -122,7 +138,7 @@ impl World {
         }
         node.in_flight = node.stored.clone();
         for other in (0..regions).filter(|other| *other != node.region) {
-            let core = meridian_mirror::LinkCore::new(Self::link_config(self.swarm.credit));
+            let core = meridian_mirror::LinkCore::new(Self::link_config(self.swarm.credit, home));
             let link = Link { core, connection: None, attempts: 0 };
             process.links.insert(other, link);
         }
@@ -132,6 +148,7 @@ impl World {
         }
         self.met.add("disk: frame replayed", started.replayed);
         for damage in &started.recovered.damage {
+            self.trace.line(self.now, format_args!("{id} finds {damage:?}"));
             self.met.met(names::damage(damage));
         }
         if started.recovered.torn.is_some() {
@@ -140,6 +157,9 @@ impl World {
         self.trace.line(self.now, format_args!("{id} starts, boot {boot}, {} replayed", started.replayed));
         self.judge(Law::StoredLast, verdict);
         self.judge(Law::InDoubt, doubted);
+        for (shard, applied) in kept {
+            self.keeps(shard, applied);
+        }
         let at = At { node: id, life };
         let shards: Vec<ShardId> =
             self.process(at).map(|p| p.hosts.keys().copied().collect()).unwrap_or_default();
@@ -152,6 +172,7 @@ impl World {
         self.after(delay, Event::Heartbeat(at));
         self.after(delay, Event::ApplyPlacement(id));
         self.after(delay, Event::Repair(at));
+        self.after(delay, Event::ApplyCatalog(id));
         if regions > 1 {
             self.after(delay, Event::LinkTick(at));
             for other in (0..regions).filter(|other| *other != Self::region_of(id)) {

@@ -26,6 +26,10 @@ impl World {
     /// Flips bits on a disk of the region, with its process ended or not. Whether there was a disk that may be damaged.
     pub(super) fn flip_bits(&mut self, region: usize) -> bool {
         self.forget_mended();
+        // Of what a lost region had, others may have the only copy: that is two misfortunes.
+        if self.current.len() < self.groups.len() || !self.lost.is_empty() {
+            return false;
+        }
         let ids: Vec<NodeId> = self.nodes.values().filter(|node| node.is_up()).map(|node| node.id).collect();
         let ours: Vec<NodeId> = ids.into_iter().filter(|id| Self::region_of(*id) == region).collect();
         let Some(id) = self.pick(&ours) else { return false };
@@ -81,11 +85,11 @@ impl World {
     /// Whether damage at this node, of these shards, leaves each of them a majority that nothing has happened to. A copy alone
     /// in its region may be damaged too: its origin has what it loses.
     fn may_damage(&self, id: NodeId, of: impl Fn(ShardId) -> bool) -> bool {
-        let region = Self::region_of(id);
-        let placed = &self.groups[region].state;
+        let home = self.home(id);
+        let placed = &self.groups[self.group_of(id)].state;
         let leaves_a_majority = |set: &Vec<NodeId>, shard: ShardId| {
             let others = set.iter().filter(|node| **node != id && self.damaged.contains_key(*node)).count();
-            let alone = set.len() == 1 && shard.origin != Self::origin(region);
+            let alone = set.len() == 1 && shard.origin != home;
             !set.contains(&id) || alone || 2 * (others + 1) < set.len()
         };
         self.shards().into_iter().filter(|shard| of(*shard)).all(|shard| {
@@ -97,7 +101,7 @@ impl World {
     }
 
     /// A damaged node counts as one no more once a process has started on its disk since, and nothing is damaged or in doubt.
-    fn forget_mended(&mut self) {
+    pub(super) fn forget_mended(&mut self) {
         let nodes = &self.nodes;
         self.damaged.retain(|id, since| {
             let process = nodes.get(id).and_then(|node| node.process.as_ref());
@@ -107,15 +111,15 @@ impl World {
 
     /// As `elections.rs::tell_damaged`: a linearizable read of what placement has begun.
     pub(super) fn ask_placement(&mut self, at: At, shard: ShardId) {
-        let region = Self::region_of(at.node);
+        let group = self.group_of(at.node);
         let Some(host) = self.process(at).and_then(|process| process.hosts.get_mut(&shard)) else { return };
         if std::mem::replace(&mut host.asking, true) {
             return;
         }
-        let upto = self.groups[region].log.len();
-        let leader = self.groups[region].leader.map(|(leader, _)| leader);
+        let upto = self.groups[group].log.len();
+        let leader = self.groups[group].leader.map(|(leader, _)| leader);
         let answered = leader.is_some_and(|leader| {
-            self.network.is_connected(leader, at.node) && self.reaches_majority(region, leader)
+            self.network.is_connected(leader, at.node) && self.reaches_majority(group, leader)
         });
         let delay = if answered { 500 + self.some(2 * self.swarm.way) } else { 1_000_000 };
         let upto = answered.then_some(upto);
@@ -162,6 +166,13 @@ impl World {
                 up.map(|node| node.id).partition(|id| Self::region_of(*id) == region);
             let from = if self.chance(70) { near } else { far };
             let Some(source) = self.pick(&from).and_then(|id| self.here(id)) else { continue };
+            self.trace.line(
+                self.now,
+                format_args!(
+                    "{} asks {} for {} to {} of {}",
+                    at.node, source.node, stretch.first, stretch.last, stretch.shard
+                ),
+            );
             let delay = 500 + self.some(2 * self.swarm.wan);
             self.after(delay, Event::RepairFrom { at, source, stretch: Box::new(stretch) });
         }
@@ -177,12 +188,16 @@ impl World {
         }
         let Some(process) = self.process(source) else { return };
         let applied = process.hosts.get(&shard).map_or(Seq::ZERO, |host| host.replica.marks().applied);
-        let agrees = process.reader.chain_at(shard, first.prev()).ok().flatten() == Some(before);
-        if applied < last || !agrees {
-            return;
-        }
-        let Some(proven) = prove(process, stretch) else {
-            return self.met.met("repair: the source cannot help");
+        let chain = process.reader.chain_at(shard, first.prev());
+        let agrees = matches!(chain, Ok(Some(chain)) if chain == before);
+        let proven = if applied < last || !agrees { None } else { prove(process, stretch) };
+        let Some(proven) = proven else {
+            self.met.met("repair: the source cannot help");
+            let what = format_args!(
+                "{} cannot help with {first} to {last} of {shard}: applied {applied}, {chain:?}",
+                source.node
+            );
+            return self.trace.line(self.now, what);
         };
         let Some(process) = self.process(at) else { return };
         process.queue.repair(shard, proven);

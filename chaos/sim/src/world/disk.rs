@@ -63,7 +63,7 @@ impl World {
         for entry in &round {
             let log = node.stored.entry(entry.shard()).or_default();
             if let Entry::Doubt { shard, from: None } = entry
-                && shard.origin == Self::origin(node.region)
+                && shard.origin == node.home
             {
                 self.met.met("disk: a doubt is over");
                 sure = sure.and(doubt::ends(at.node, *shard, log, &self.laws.truth));
@@ -109,6 +109,7 @@ impl World {
             Synced::Promise(epoch) => Some(Input::Promised { epoch }),
             Synced::Doubt(from) => from.is_none().then_some(Input::Sure),
             Synced::Cut(LogPoint { seq, chain, .. }) => Some(Input::Flushed { seq, chain }),
+            Synced::GivenUp => None,
             Synced::Repaired(proven, places) => {
                 let stored = process.reader.stored_again(&proven, places);
                 if let Err(error) = stored {

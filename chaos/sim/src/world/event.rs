@@ -48,9 +48,12 @@ pub enum Event {
     GroupTick(usize),
     SeatTick(usize, u64),
     SeatEnds(usize, u64),
-    Ordered { region: usize, command: Bytes },
-    NotOrdered { region: usize, seat: u64 },
+    Ordered { group: usize, command: Bytes },
+    NotOrdered { group: usize, seat: u64 },
     ApplyPlacement(NodeId),
+    ApplyCatalog(NodeId),
+    LoseDisks(usize),
+    Restore(usize),
     LinkTick(At),
     LinkConnect(At, usize),
     LinkConnected(u64),
@@ -93,7 +96,7 @@ impl Event {
             | Self::Said { to: at, .. }
             | Self::Packet { to: at, .. }
             | Self::Connected { node: at, .. } => Some(at.node),
-            Self::ApplyPlacement(node) | Self::Publish { node, .. } => Some(*node),
+            Self::ApplyPlacement(node) | Self::ApplyCatalog(node) | Self::Publish { node, .. } => Some(*node),
             _ => None,
         }
     }

@@ -5,6 +5,7 @@ use meridian_shard::Home;
 use meridian_types::NodeId;
 use rand::RngExt as _;
 
+use super::catalog::node_row;
 use super::placement::join;
 use super::{Event, World};
 use crate::node::Node;
@@ -37,10 +38,11 @@ enum Kind {
     RegionLost,
     WanLong,
     Flip,
+    LoseDisks,
 }
 
 impl Kind {
-    fn weighed(weights: &Weights) -> [(Self, u32); 24] {
+    fn weighed(weights: &Weights) -> [(Self, u32); 25] {
         [
             (Self::Crash, weights.crash),
             (Self::CrashLeader, weights.crash_leader),
@@ -66,6 +68,7 @@ impl Kind {
             (Self::RegionLost, weights.region_lost),
             (Self::WanLong, weights.wan_long),
             (Self::Flip, weights.flip),
+            (Self::LoseDisks, weights.lose_disks),
         ]
     }
 }
@@ -138,6 +141,7 @@ impl World {
             }
             Kind::DiskFull => self.fill_disk(one),
             Kind::Flip => return self.flip_bits(region),
+            Kind::LoseDisks => return self.doom(region),
             Kind::CutOneWay | Kind::Isolate | Kind::Split | Kind::Wan | Kind::WanLong | Kind::Reset => {
                 return self.inject_cut(kind, region, one, &ours, &up);
             }
@@ -148,7 +152,7 @@ impl World {
                     node.skew = jump;
                 }
             }
-            Kind::Depose => return self.depose(region),
+            Kind::Depose => return self.depose(self.current[region]),
             Kind::SlowDisk => {
                 self.met.met("fault: slow disk");
                 // Its process stands still, as one that waits for its disk.
@@ -227,21 +231,28 @@ impl World {
     }
 
     fn operate(&mut self, kind: Kind, region: usize, one: NodeId) -> bool {
+        let group = self.current[region];
+        if self.lost.contains_key(&region) || self.groups[group].origin.incarnation.0 > 1 {
+            // What a survivor alone has is to get out first: see ../FINDINGS.md.
+            return false;
+        }
         match kind {
             Kind::Drain => {
                 self.met.met("operator: drain");
-                self.propose(region, None, vec![Change::Drain { node: one }]);
+                self.propose(group, None, vec![Change::Drain { node: one }]);
                 let back = 1_000_000 + self.some(4_000_000);
                 if self.chance(80) {
                     self.met.met("operator: undrain");
-                    self.undrain_later(region, one, back);
+                    self.undrain_later(group, one, back);
                 }
                 true
             }
+            // A set that shrinks to a damaged replica leaves nobody to repair it: see ../FINDINGS.md.
+            Kind::Replicate if self.damaged.keys().any(|id| Self::region_of(*id) == region) => false,
             Kind::Replicate => {
                 self.met.met("operator: set replication");
                 let replicas = self.rng.random_range(1..=5);
-                self.propose(region, None, vec![Change::SetReplication { replicas }]);
+                self.propose(group, None, vec![Change::SetReplication { replicas }]);
                 true
             }
             Kind::Moving => self.move_one(region),
@@ -258,7 +269,7 @@ impl World {
                     .collect();
                 let Some(node) = self.pick(&drained) else { return false };
                 self.met.met("operator: remove");
-                self.propose(region, None, vec![Change::Remove { node }]);
+                self.propose(group, None, vec![Change::Remove { node }]);
                 true
             }
         }
@@ -275,15 +286,16 @@ impl World {
         }
     }
 
-    fn undrain_later(&mut self, region: usize, node: NodeId, after: u64) {
+    fn undrain_later(&mut self, group: usize, node: NodeId, after: u64) {
         use meridian_metadata::placement::Command;
         let command = Command { changes: vec![Change::Undrain { node }] }.to_bytes();
-        self.after(after, Event::Ordered { region, command });
+        self.after(after, Event::Ordered { group, command });
     }
 
     fn move_one(&mut self, region: usize) -> bool {
+        let group = self.current[region];
         let Some(view) =
-            self.nodes.values().filter(|node| node.region == region).max_by_key(|node| node.applied)
+            self.nodes.values().filter(|node| node.group == group).max_by_key(|node| node.applied)
         else {
             return false;
         };
@@ -293,7 +305,7 @@ impl World {
         let free: Vec<NodeId> = ids.into_iter().filter(|id| !members.contains(id)).collect();
         let (Some(from), Some(to)) = (self.pick(&members), self.pick(&free)) else { return false };
         self.met.met("operator: move");
-        self.propose(region, None, vec![Change::Move { shard, from, to }]);
+        self.propose(group, None, vec![Change::Move { shard, from, to }]);
         true
     }
 
@@ -302,16 +314,20 @@ impl World {
         if count >= self.swarm.nodes[region] + 3 {
             return false;
         }
-        let id = NodeId((region as u32 + 1) * 100 + count + 1);
-        self.nodes.insert(id, Node::new(id, region, self.seed, true));
+        let group = self.current[region];
+        let id = self.next_node(region, &[]);
+        self.decide(meridian_metadata::catalog::Change::RegisterNode(node_row(id, region)));
+        let catalog = (self.catalog.state.clone(), self.catalog.log.len());
+        let node = Node::new(id, region, self.seed, catalog);
+        self.nodes.insert(id, Node { group, home: self.groups[group].origin, ..node });
         self.met.met("operator: join");
         self.start(id);
-        self.propose(region, None, vec![Change::Join(join(id))]);
+        self.propose(group, None, vec![Change::Join(join(id))]);
         true
     }
 
     /// A node that leads something of its own region, or of another.
-    fn leader_in(&mut self, region: usize) -> Option<NodeId> {
+    pub(super) fn leader_in(&mut self, region: usize) -> Option<NodeId> {
         let leads = |home: Home| {
             let nodes = self.nodes.values().filter(|node| node.region == region);
             nodes
@@ -327,13 +343,13 @@ impl World {
         if self.chance(70) { self.pick(&home) } else { self.pick(&copies) }
     }
 
-    fn freeze(&mut self, id: NodeId, until: u64) {
+    pub(super) fn freeze(&mut self, id: NodeId, until: u64) {
         if let Some(node) = self.nodes.get_mut(&id).filter(|node| node.is_up()) {
             node.frozen_until = node.frozen_until.max(until);
         }
     }
 
-    fn cut_ways(&mut self, ways: Vec<(NodeId, NodeId)>, longest: u64) {
+    pub(super) fn cut_ways(&mut self, ways: Vec<(NodeId, NodeId)>, longest: u64) {
         for (from, to) in &ways {
             self.network.cut(*from, *to);
         }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use meridian_mirror::{LinkConfig, LinkEffect, LinkInput, RefusedReason, copy_state};
 use meridian_shard::{Home, Input, Progress};
-use meridian_types::{NodeId, ShardId};
+use meridian_types::{NodeId, Origin, ShardId};
 
+use super::catalog::region_id;
 use super::{At, Event, Reply, World, names};
 use crate::check::Law;
 use crate::node::Session;
@@ -19,8 +20,9 @@ pub struct Connection {
 }
 
 impl World {
-    pub(super) fn link_config(credit: u64) -> LinkConfig {
-        LinkConfig { credit_bytes: credit, stall_ms: 2_000, retry_ms: 200, hosting_incarnation: 1 }
+    pub(super) fn link_config(credit: u64, home: Origin) -> LinkConfig {
+        let hosting_incarnation = u32::from(home.incarnation.0);
+        LinkConfig { credit_bytes: credit, stall_ms: 2_000, retry_ms: 200, hosting_incarnation }
     }
 
     pub(super) fn link_tick(&mut self, at: At) {
@@ -39,7 +41,10 @@ impl World {
         if link.connection.is_some() {
             return;
         }
-        let source = ids[link.attempts as usize % ids.len()];
+        let Some(source) = ids.get(link.attempts as usize % ids.len().max(1)).copied() else {
+            // Nobody is left there; others may come.
+            return self.after(200_000, Event::LinkConnect(at, region));
+        };
         link.attempts = link.attempts.wrapping_add(1);
         let open = self.network.is_connected(at.node, source);
         let Some(there) = self.here(source).filter(|_| open) else {
@@ -209,11 +214,23 @@ impl World {
     }
 
     pub(super) fn show_copy(&mut self, at: At, shard: ShardId) {
-        let region = usize::from(shard.origin.region.0) - 1;
+        let Some(node) = self.nodes.get(&at.node) else { return };
+        // As `serve.rs::look_for_copies`.
+        let others = (0..self.swarm.regions).filter(|region| *region != node.region);
+        let carries = |region: usize| {
+            let carried = node.catalog.carried_from(region_id(region));
+            carried.into_iter().find(|(carried, _)| *carried == shard).map(|(_, is_past)| (region, is_past))
+        };
+        let links: Vec<(usize, bool)> = others.filter_map(carries).collect();
         let Some(host) = self.process(at).and_then(|process| process.hosts.get_mut(&shard)) else { return };
         host.showing = false;
         let progress = Progress::of(&host.replica, host.applied_hlc, host.totals, host.fault.clone());
-        let state = copy_state(shard, &progress, false);
-        self.link(at, region, LinkInput::Copy(shard, state));
+        for (region, is_past) in links {
+            if is_past {
+                self.met.met("link: carries a past incarnation's shard");
+            }
+            let state = copy_state(shard, &progress, is_past);
+            self.link(at, region, LinkInput::Copy(shard, state));
+        }
     }
 }

@@ -11,6 +11,10 @@ impl World {
     pub(super) fn send(&mut self, from: NodeId, to: NodeId, packet: Packet) {
         // To whatever process is there when it arrives; a connection ends with the process at either end.
         let Some(at) = self.here(to) else { return };
+        if self.home(from) != self.home(to) {
+            // As `PeerHello::check_neighbour`.
+            return self.met.met("network: another incarnation's process is refused");
+        }
         if !self.network.is_open(from, to) || self.network.down.contains(&pair(from, to)) {
             self.met.met("network: lost");
             return;
@@ -50,7 +54,7 @@ impl World {
             }
             Packet::Fence(epochs) => {
                 for (shard, epoch) in epochs {
-                    let home = Self::origin(Self::region_of(me));
+                    let home = self.home(me);
                     let Some(process) = self.process(to) else { return };
                     process.ensure(me, shard, home).fences.push((epoch, from));
                     self.step(me, shard, Input::Fence { epoch });
@@ -75,7 +79,7 @@ impl World {
     }
 
     pub(super) fn replica_says(&mut self, from: NodeId, to: At, shard: ShardId, message: Message) {
-        let home = Self::origin(Self::region_of(to.node));
+        let home = self.home(to.node);
         let Some(process) = self.process(to) else { return };
         let wanted = process.ensure(to.node, shard, home).replica.must_look_up(&message);
         let held = wanted.and_then(|(seq, epoch)| process.newest(shard, seq, epoch));

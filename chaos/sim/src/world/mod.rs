@@ -4,6 +4,7 @@
 //! execute effects (in the order of `shard/src/task.rs`), and Raft, as an order of commands that everybody learns of
 //! sooner or later.
 
+mod catalog;
 mod clients;
 mod crashes;
 mod damage;
@@ -17,16 +18,18 @@ mod names;
 mod observe;
 mod placement;
 mod replicas;
+mod restore;
 mod sessions;
 
 use std::collections::BTreeMap;
 
 use meridian_shard::ReplicaSet;
 use meridian_storage::VolumeConfig;
-use meridian_types::{LeaderEpoch, NodeId, Origin, RegionId, ShardId, ShardNo, Timestamp};
+use meridian_types::{LeaderEpoch, NodeId, Origin, ShardId, Timestamp};
 use rand::rngs::Xoshiro256PlusPlus as Rng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use crate::check::stored::StoredLog;
 use crate::check::{Law, Laws};
 use crate::coverage::Coverage;
 use crate::network::Network;
@@ -34,10 +37,12 @@ use crate::node::Node;
 use crate::run::{FAULTS, OPERATIONS};
 use crate::swarm::Swarm;
 use crate::trace::Trace;
+use catalog::CatalogLog;
 use clients::Clients;
 pub use event::{At, Event, Packet, Reply};
 use links::Connection;
 use placement::Group;
+use restore::Past;
 
 /// The clocks' zero in milliseconds, so that they can jump back.
 const EPOCH: u64 = 10_000_000_000;
@@ -55,9 +60,19 @@ pub struct World {
     next_event: u64,
     pub nodes: BTreeMap<NodeId, Node>,
     pub groups: Vec<Group>,
+    /// The newest group of each region.
+    pub current: Vec<usize>,
+    pub catalog: CatalogLog,
+    /// Regions that have lost a majority of their disks for good, and were not restored since, with the disks that went.
+    lost: BTreeMap<usize, Vec<NodeId>>,
+    /// Regions that are about to, with a node that is spared: nobody is answered there any more.
+    doomed: BTreeMap<usize, Option<NodeId>>,
+    /// What disks that are gone for good had synced.
+    graves: BTreeMap<NodeId, BTreeMap<ShardId, StoredLog>>,
+    past: Past,
     pub network: Network,
     connections: BTreeMap<u64, Connection>,
-    /// The set of each leadership in each region.
+    /// The set of each leadership in each group.
     sets: BTreeMap<(usize, ShardId, LeaderEpoch), ReplicaSet>,
     pub clients: Clients,
     pub laws: Laws,
@@ -87,6 +102,12 @@ impl World {
             next_event: 0,
             nodes: BTreeMap::new(),
             groups: Vec::new(),
+            current: Vec::new(),
+            catalog: CatalogLog::default(),
+            lost: BTreeMap::new(),
+            doomed: BTreeMap::new(),
+            graves: BTreeMap::new(),
+            past: Past::default(),
             network: Network::default(),
             connections: BTreeMap::new(),
             sets: BTreeMap::new(),
@@ -103,15 +124,16 @@ impl World {
         };
         let swarm = world.swarm.clone();
         world.trace.line(0, format_args!("{swarm:?}"));
+        world.genesis();
         for region in 0..swarm.regions {
             world.found(region);
         }
-        let ids: Vec<NodeId> = world.nodes.values().filter(|node| node.joined).map(|node| node.id).collect();
+        let ids: Vec<NodeId> = world.nodes.keys().copied().collect();
         for id in ids {
             world.start(id);
         }
         for region in 0..swarm.regions {
-            world.after(0, Event::GroupTick(region));
+            world.after(0, Event::GroupTick(world.current[region]));
         }
         world.after(1_000_000, Event::Operation);
         world.after(1_200_000, Event::Fault);
@@ -195,8 +217,20 @@ impl World {
         Timestamp((EPOCH + self.now / 1000).saturating_add_signed(skew))
     }
 
-    fn origin(region: usize) -> Origin {
-        Origin::first(RegionId(region as u16 + 1))
+    /// What a region writes as, as whoever knows all knows it.
+    fn origin(&self, region: usize) -> Origin {
+        self.groups[self.current[region]].origin
+    }
+
+    /// What a node's process writes as.
+    fn home(&self, id: NodeId) -> Origin {
+        self.nodes.get(&id).map(|node| node.home).unwrap_or_default()
+    }
+
+    /// What a node's disk has synced, or had when it was lost.
+    fn stored(&self, id: NodeId, shard: ShardId) -> Option<&StoredLog> {
+        let logs = self.nodes.get(&id).map(|node| &node.stored).or_else(|| self.graves.get(&id))?;
+        logs.get(&shard)
     }
 
     fn region_of(id: NodeId) -> usize {
@@ -204,10 +238,8 @@ impl World {
     }
 
     fn shards(&self) -> Vec<ShardId> {
-        let origins = (0..self.swarm.regions).map(Self::origin);
-        origins
-            .flat_map(|origin| (0..self.swarm.shards).map(move |no| ShardId { origin, no: ShardNo(no) }))
-            .collect()
+        // Nobody writes as such: so it names all.
+        self.catalog.state.shards_for(Origin::default())
     }
 
     fn volume_config(&self) -> VolumeConfig {
@@ -249,14 +281,17 @@ impl World {
             Event::Pump { at, shard, to } => self.pump(at, shard, to),
             Event::Heartbeat(at) => self.heartbeat(at),
             Event::ConfirmEnds(at, shard, request) => self.confirmed(at, shard, request, None),
-            Event::GroupTick(region) => self.group_tick(region),
-            Event::SeatTick(region, seat) => self.seat_tick(region, seat),
-            Event::SeatEnds(region, seat) => self.seat_ends(region, seat),
-            Event::Ordered { region, command } => self.ordered(region, command),
-            Event::NotOrdered { region, seat } => {
-                self.drive(region, seat, meridian_metadata::driver::Input::Refused);
+            Event::GroupTick(group) => self.group_tick(group),
+            Event::SeatTick(group, seat) => self.seat_tick(group, seat),
+            Event::SeatEnds(group, seat) => self.seat_ends(group, seat),
+            Event::Ordered { group, command } => self.ordered(group, command),
+            Event::NotOrdered { group, seat } => {
+                self.drive(group, seat, meridian_metadata::driver::Input::Refused);
             }
             Event::ApplyPlacement(id) => self.apply_placement(id),
+            Event::ApplyCatalog(id) => self.apply_catalog(id),
+            Event::LoseDisks(region) => self.lose_disks(region),
+            Event::Restore(region) => self.restore(region),
             Event::LinkTick(at) => self.link_tick(at),
             Event::LinkConnect(at, region) => self.link_connect(at, region),
             Event::LinkConnected(connection) => self.link_connected(connection),

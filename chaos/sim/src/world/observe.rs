@@ -62,7 +62,7 @@ impl World {
             }
         }
         for (node, point) in risen {
-            let stored = self.nodes.get(&node).and_then(|node| node.stored.get(&shard));
+            let stored = self.stored(node, shard);
             let verdict = DurableAck::counted(at.node, (shard, epoch), node, point, stored);
             self.judge(Law::DurableAck, verdict);
         }
@@ -85,7 +85,7 @@ impl World {
         let set = host.set.clone();
         if leads && let (Some(set), Some(last)) = (&set, &last) {
             let point = (committed, last.header.chain);
-            let stored = |id| self.nodes.get(&id).and_then(|node| node.stored.get(&shard));
+            let stored = |id| self.stored(id, shard);
             let verdict = DurableAck::at_majority("committed", shard, point, set, stored);
             self.judge(Law::DurableAck, verdict);
         }
@@ -108,6 +108,14 @@ impl World {
                 self.judge(Law::NoHoleNoTwin, verdict);
                 let verdict = self.laws.hlc.committed(&frame);
                 self.judge(Law::HlcRises, verdict);
+                if self.past.made.get(&shard).is_some_and(|made| !made.contains(&frame.header.chain.0)) {
+                    let seq = frame.header.seq;
+                    let what = format!(
+                        "node {} commits frame {seq} of shard {shard}, whose incarnation was over",
+                        at.node
+                    );
+                    self.judge(Law::OneWriter, Err(what));
+                }
                 self.laws.truth.push(shard, frame, epoch.unwrap_or_default());
             }
         }
@@ -129,13 +137,18 @@ impl World {
         if let Some(epoch) = leads {
             self.acts(at, shard, "acknowledges", epoch);
         }
-        if let (Some(set), Some(chain)) = (&set, chain) {
-            let stored = |id| self.nodes.get(&id).and_then(|node| node.stored.get(&shard));
+        let is_past = ack.lane.origin != shard.origin;
+        if is_past {
+            self.met.met("effect: Ack of what a past incarnation wrote");
+        }
+        if let (Some(set), Some(chain), false) = (&set, chain, is_past) {
+            let stored = |id| self.stored(id, shard);
             let verdict = DurableAck::at_majority("acknowledged", shard, (ack.seq, chain), set, stored);
             self.judge(Law::DurableAck, verdict);
         }
         let Some(Waiting::Publish { client, ticket: batch, publish }) = waiting else { return };
-        let verdict = self.laws.durable.acked(&self.laws.truth, shard, &ack, &publish.batch);
+        let written = ShardId { origin: ack.lane.origin, ..shard };
+        let verdict = self.laws.durable.acked(&self.laws.truth, written, &ack, &publish.batch);
         self.judge(Law::DurableAck, verdict);
         self.answer_client(client, batch, Ok(ack));
     }
@@ -172,7 +185,8 @@ impl World {
     }
 
     fn answer_client(&mut self, client: usize, batch: u64, answer: Result<Ack, Reject>) {
-        if self.chance(if self.calm { 0 } else { 4 }) {
+        let doomed = self.doomed.contains_key(&self.clients.region_of(client));
+        if doomed || self.chance(if self.calm { 0 } else { 4 }) {
             self.met.met("network: answer lost");
             return;
         }

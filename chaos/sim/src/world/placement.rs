@@ -6,15 +6,20 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use meridian_metadata::driver::{Config, Driver, Effect, Heartbeat, Input, Led};
 use meridian_metadata::placement::{Change, Command, Found, Join, Placement, ShardRow, reply_from_bytes};
-use meridian_types::{ClusterUuid, NodeId, RegionId, Seq, ShardId};
-use uuid::Uuid;
+use meridian_types::{NodeId, Origin, RegionId, Seq, ShardId};
 
 use super::{At, Event, Packet, World, names};
 use crate::check::Law;
-use crate::node::{Node, disk_uuid};
+use crate::node::{CLUSTER, Node, disk_uuid};
+
+/// The most voters of a group.
+const VOTERS: usize = 5;
 
 /// A region's group.
 pub struct Group {
+    pub region: usize,
+    /// Of which incarnation: it hears no other.
+    pub origin: Origin,
     /// Raft's voters.
     pub voters: Vec<NodeId>,
     /// What was ordered.
@@ -37,22 +42,34 @@ struct Seat {
 }
 
 impl World {
+    /// The first nodes of a region, and their group.
     pub(super) fn found(&mut self, region: usize) {
         let count = self.swarm.nodes[region];
-        let voters: Vec<NodeId> = (1..=count).map(|n| NodeId((region as u32 + 1) * 100 + n)).collect();
-        for &id in &voters {
-            self.nodes.insert(id, Node::new(id, region, self.seed, true));
+        let nodes: Vec<NodeId> = (1..=count).map(|n| NodeId((region as u32 + 1) * 100 + n)).collect();
+        let origin = Origin::first(RegionId(region as u16 + 1));
+        let group = self.new_group(region, origin, nodes.clone());
+        for id in nodes {
+            let node = Node::new(id, region, self.seed, (self.catalog.state.clone(), self.catalog.log.len()));
+            self.nodes.insert(id, Node { group, home: origin, ..node });
         }
+        self.current.push(group);
+    }
+
+    /// A group that is founded for an incarnation.
+    pub(super) fn new_group(&mut self, region: usize, origin: Origin, nodes: Vec<NodeId>) -> usize {
         let found = Found {
-            cluster: ClusterUuid(Uuid::from_u128(7)),
-            region: RegionId(region as u16 + 1),
+            cluster: CLUSTER,
+            region: origin.region,
             replication: self.swarm.replication[region] as u8,
-            nodes: voters.iter().map(|id| join(*id)).collect(),
+            nodes: nodes.iter().map(|id| join(*id)).collect(),
         };
         let log = vec![Command { changes: vec![Change::Found(found)] }.to_bytes()];
         let mut state = Placement::default();
         let _ = meridian_metadata::Machine::apply(&mut state, &log[0]);
+        let voters = nodes.into_iter().take(VOTERS).collect();
         self.groups.push(Group {
+            region,
+            origin,
             voters,
             log,
             state,
@@ -61,105 +78,118 @@ impl World {
             vacant_until: 0,
             seats: BTreeMap::new(),
         });
+        self.groups.len() - 1
+    }
+
+    /// The group that a node's process takes part in.
+    pub(super) fn group_of(&self, id: NodeId) -> usize {
+        self.nodes.get(&id).map_or(0, |node| node.group)
     }
 
     /// Whether a node and a majority of its group hear each other.
-    pub(super) fn reaches_majority(&self, region: usize, id: NodeId) -> bool {
-        let voters = &self.groups[region].voters;
+    pub(super) fn reaches_majority(&self, group: usize, id: NodeId) -> bool {
+        let voters = &self.groups[group].voters;
         let up = |other: &NodeId| {
-            self.nodes.get(other).is_some_and(|node| node.is_up() && node.frozen_until <= self.now)
+            self.nodes
+                .get(other)
+                .is_some_and(|node| node.is_up() && node.group == group && node.frozen_until <= self.now)
         };
         let reached =
             voters.iter().filter(|voter| up(voter) && self.network.is_connected(id, **voter)).count();
         up(&id) && 2 * reached > voters.len()
     }
 
-    pub(super) fn group_tick(&mut self, region: usize) {
-        self.after(50_000, Event::GroupTick(region));
-        match self.groups[region].leader {
-            Some((id, _)) if self.reaches_majority(region, id) => {}
+    pub(super) fn group_tick(&mut self, group: usize) {
+        let is_over = self.current[self.groups[group].region] != group;
+        if is_over && self.nodes.values().all(|node| node.group != group) {
+            return;
+        }
+        self.after(50_000, Event::GroupTick(group));
+        match self.groups[group].leader {
+            Some((id, _)) if self.reaches_majority(group, id) => {}
             Some(_) => {
-                self.depose(region);
+                self.depose(group);
             }
-            None if self.groups[region].vacant_until > self.now => {}
+            None if self.groups[group].vacant_until > self.now => {}
             None => {
-                let voters = self.groups[region].voters.clone();
+                let voters = self.groups[group].voters.clone();
                 let able: Vec<NodeId> =
-                    voters.into_iter().filter(|id| self.reaches_majority(region, *id)).collect();
+                    voters.into_iter().filter(|id| self.reaches_majority(group, *id)).collect();
                 let Some(node) = self.pick(&able) else { return };
                 let seat = self.number();
-                let mut driver = Driver::new(self.driver_config(region), self.steady());
+                let mut driver = Driver::new(self.driver_config(group), self.steady());
                 let process = self.nodes.get(&node).and_then(|node| node.process.as_ref());
                 for (heartbeat, at) in process.iter().flat_map(|process| process.heard.values()) {
                     driver.heard_before(heartbeat.clone(), *at);
                 }
-                self.groups[region].leader = Some((node, seat));
-                self.groups[region].seats.insert(seat, Seat { node, driver, deposed: false });
+                self.groups[group].leader = Some((node, seat));
+                self.groups[group].seats.insert(seat, Seat { node, driver, deposed: false });
                 self.met.met("placement: group leader");
-                self.trace.line(self.now, format_args!("{node} leads placement of region {region}"));
-                let wanted = self.shards();
-                self.drive(region, seat, Input::Wanted(wanted));
-                self.after(0, Event::SeatTick(region, seat));
+                self.trace
+                    .line(self.now, format_args!("{node} leads placement of {}", self.groups[group].origin));
+                let wanted = self.wanted(node);
+                self.drive(group, seat, Input::Wanted(wanted));
+                self.after(0, Event::SeatTick(group, seat));
             }
         }
     }
 
-    fn driver_config(&self, region: usize) -> Config {
-        Config { home: Some(Self::origin(region)), ..self.swarm.driver.clone() }
+    fn driver_config(&self, group: usize) -> Config {
+        Config { home: Some(self.groups[group].origin), ..self.swarm.driver.clone() }
     }
 
     /// The leader is one no more, and may not know it for a while.
-    pub(super) fn depose(&mut self, region: usize) -> bool {
+    pub(super) fn depose(&mut self, group: usize) -> bool {
         let vacant = self.now + 100_000 + self.some(500_000);
         let lingers = self.some(1_500_000);
-        let group = &mut self.groups[region];
-        group.vacant_until = vacant;
-        let Some((_, seat)) = group.leader.take() else { return false };
-        if let Some(seat) = group.seats.get_mut(&seat) {
+        let it = &mut self.groups[group];
+        it.vacant_until = vacant;
+        let Some((_, seat)) = it.leader.take() else { return false };
+        if let Some(seat) = it.seats.get_mut(&seat) {
             seat.deposed = true;
         }
         self.met.met("placement: deposed");
-        self.after(lingers, Event::SeatEnds(region, seat));
+        self.after(lingers, Event::SeatEnds(group, seat));
         true
     }
 
-    pub(super) fn seat_ends(&mut self, region: usize, seat: u64) {
-        self.groups[region].seats.remove(&seat);
+    pub(super) fn seat_ends(&mut self, group: usize, seat: u64) {
+        self.groups[group].seats.remove(&seat);
     }
 
     pub(super) fn end_seats_of(&mut self, id: NodeId) {
-        let region = Self::region_of(id);
-        if self.groups[region].leader.is_some_and(|(leader, _)| leader == id) {
-            self.depose(region);
+        let group = self.group_of(id);
+        if self.groups[group].leader.is_some_and(|(leader, _)| leader == id) {
+            self.depose(group);
         }
-        self.groups[region].seats.retain(|_, seat| seat.node != id);
+        self.groups[group].seats.retain(|_, seat| seat.node != id);
     }
 
-    pub(super) fn seat_tick(&mut self, region: usize, seat: u64) {
-        let Some(node) = self.groups[region].seats.get(&seat).map(|seat| seat.node) else { return };
-        self.after(20_000, Event::SeatTick(region, seat));
+    pub(super) fn seat_tick(&mut self, group: usize, seat: u64) {
+        let Some(node) = self.groups[group].seats.get(&seat).map(|seat| seat.node) else { return };
+        self.after(20_000, Event::SeatTick(group, seat));
         if self.nodes.get(&node).is_some_and(|node| node.frozen_until <= self.now) {
-            self.drive(region, seat, Input::Tick);
+            self.drive(group, seat, Input::Tick);
         }
     }
 
     /// Every driver on a node is told.
     pub(super) fn drive_all_at(&mut self, id: NodeId, input: &Input) {
-        let region = Self::region_of(id);
-        let seats: Vec<u64> = self.groups[region]
+        let group = self.group_of(id);
+        let seats: Vec<u64> = self.groups[group]
             .seats
             .iter()
             .filter(|(_, seat)| seat.node == id)
             .map(|(seat, _)| *seat)
             .collect();
         for seat in seats {
-            self.drive(region, seat, input.clone());
+            self.drive(group, seat, input.clone());
         }
     }
 
-    pub(super) fn drive(&mut self, region: usize, number: u64, input: Input) {
+    pub(super) fn drive(&mut self, group: usize, number: u64, input: Input) {
         let now = self.steady();
-        let Some(seat) = self.groups[region].seats.get_mut(&number) else { return };
+        let Some(seat) = self.groups[group].seats.get_mut(&number) else { return };
         let Some(node) = self.nodes.get(&seat.node).filter(|node| node.is_up()) else { return };
         let mut effects = Vec::new();
         let (name, alone) = (names::driver_input(&input), seat.deposed);
@@ -174,7 +204,7 @@ impl World {
                     }
                     self.met.met("driver: Propose");
                     self.trace.line(self.now, format_args!("{me} proposes {changes:?}"));
-                    self.propose(region, Some((number, me, deposed)), changes);
+                    self.propose(group, Some((number, me, deposed)), changes);
                 }
                 Effect::Fence { node, epochs } => {
                     self.met.met("driver: Fence");
@@ -189,10 +219,10 @@ impl World {
     }
 
     /// A proposal is ordered sooner or later, or lost; whoever made it may not hear of it.
-    pub(super) fn propose(&mut self, region: usize, by: Option<(u64, NodeId, bool)>, changes: Vec<Change>) {
+    pub(super) fn propose(&mut self, group: usize, by: Option<(u64, NodeId, bool)>, changes: Vec<Change>) {
         let command = Command { changes }.to_bytes();
         let well = match by {
-            Some((_, node, deposed)) => !deposed && self.reaches_majority(region, node),
+            Some((_, node, deposed)) => !deposed && self.reaches_majority(group, node),
             None => true,
         };
         let (percent, longest) =
@@ -202,21 +232,21 @@ impl World {
             if !well {
                 self.met.met("placement: ordered after its proposer was deposed");
             }
-            self.after(delay, Event::Ordered { region, command });
+            self.after(delay, Event::Ordered { group, command });
         } else {
             self.met.met("placement: proposal lost");
             if let Some((seat, ..)) = by {
-                self.after(delay, Event::NotOrdered { region, seat });
+                self.after(delay, Event::NotOrdered { group, seat });
             }
         }
     }
 
-    pub(super) fn ordered(&mut self, region: usize, command: Bytes) {
-        let _ = meridian_metadata::Machine::apply(&mut self.groups[region].state, &command);
-        self.groups[region].log.push(command);
-        let leader = self.groups[region].leader.map(|(node, _)| node);
+    pub(super) fn ordered(&mut self, group: usize, command: Bytes) {
+        let _ = meridian_metadata::Machine::apply(&mut self.groups[group].state, &command);
+        self.groups[group].log.push(command);
+        let leader = self.groups[group].leader.map(|(node, _)| node);
         let ids: Vec<NodeId> =
-            self.nodes.values().filter(|node| node.region == region).map(|node| node.id).collect();
+            self.nodes.values().filter(|node| node.group == group).map(|node| node.id).collect();
         for id in ids {
             let delay = if Some(id) == leader { self.some(2_000) } else { self.some(self.swarm.apply_lag) };
             self.after(delay, Event::ApplyPlacement(id));
@@ -224,10 +254,10 @@ impl World {
     }
 
     pub(super) fn apply_placement(&mut self, id: NodeId) {
-        let region = Self::region_of(id);
-        let leader = self.groups[region].leader.map(|(node, _)| node);
+        let group = self.group_of(id);
+        let leader = self.groups[group].leader.map(|(node, _)| node);
         let hears = leader.is_some_and(|leader| self.network.is_open(leader, id));
-        let log = &self.groups[region].log;
+        let log = &self.groups[group].log;
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.is_up()) else { return };
         if node.applied >= log.len() {
             return;
@@ -248,8 +278,8 @@ impl World {
         node.applied = end;
         // The first node to apply a command speaks for all.
         for (at, reply) in (from..).zip(replies) {
-            if at >= self.groups[region].judged {
-                self.groups[region].judged = at + 1;
+            if at >= self.groups[group].judged {
+                self.groups[group].judged = at + 1;
                 for refusal in reply.into_iter().filter_map(Result::err) {
                     self.met.met(format!("placement: refused, {:?}", refusal.code));
                 }
@@ -299,9 +329,10 @@ impl World {
             leads.push(Led { shard: *shard, epoch, settled, caught_up: learner.filter(|node| near(*node)) });
         }
         let heartbeat = Heartbeat { node: at.node, boot: process.boot, full: false, leads };
-        let region = Self::region_of(at.node);
-        let to: Vec<NodeId> =
-            self.nodes.values().filter(|node| node.region == region).map(|node| node.id).collect();
+        // Whoever this process knows: a survivor may be another incarnation's by now.
+        let group = self.group_of(at.node);
+        let knows = |node: &&Node| node.group == group || placement.node(node.id).is_some();
+        let to: Vec<NodeId> = self.nodes.values().filter(knows).map(|node| node.id).collect();
         for to in to {
             self.send(at.node, to, Packet::Heartbeat(heartbeat.clone()));
         }

@@ -2,7 +2,7 @@
 
 use meridian_metadata::driver;
 use meridian_metadata::placement::Elected;
-use meridian_shard::{Effect, Election, FenceAnswer, Home, Input, LogPoint, ReplicaSet, frame_effects};
+use meridian_shard::{Effect, Election, FenceAnswer, Input, LogPoint, ReplicaSet, frame_effects};
 use meridian_storage::{Entry, FrameEffects, FrameKind, Place};
 use meridian_types::{NodeId, Seq, SetVersion, ShardId};
 
@@ -208,11 +208,11 @@ impl World {
     ) {
         let Some(at) = self.here(me) else { return };
         let set = ReplicaSet { version, members: members.to_vec() };
-        self.sets.insert((Self::region_of(me), shard, elected.epoch), set.clone());
+        self.sets.insert((self.group_of(me), shard, elected.epoch), set.clone());
         if !members.contains(&me) && learner != Some(me) {
             return;
         }
-        let home = Self::origin(Self::region_of(me));
+        let home = self.home(me);
         let Some(process) = self.process(at) else { return };
         let host = process.ensure(me, shard, home);
         if host.replica.awaits_begun() && elected.node != me {
@@ -244,10 +244,8 @@ impl World {
     pub(super) fn acts(&mut self, at: At, shard: ShardId, what: &str, epoch: meridian_types::LeaderEpoch) {
         let Some(host) = self.process(at).and_then(|process| process.hosts.get(&shard)) else { return };
         let mut promised = host.replica.promised();
-        // What was synced once holds, whatever damage has made of it; see `doubt.rs` for copies.
-        if host.home == Home::Origin
-            && let Some(log) = self.nodes.get(&at.node).and_then(|node| node.stored.get(&shard))
-        {
+        // What was synced once holds, whatever damage has made of it.
+        if let Some(log) = self.nodes.get(&at.node).and_then(|node| node.stored.get(&shard)) {
             promised = promised.max(log.ever_promised());
         }
         let verdict = promises::acts(at.node, shard, what, epoch, promised);

@@ -6,6 +6,7 @@ use meridian_storage::Frame;
 use meridian_types::mutant::{self, Mutant};
 use meridian_types::{LeaderEpoch, NodeId, RegionName, Seq, ShardId};
 
+use super::placement::Group;
 use super::{At, Event, Reply, World, names};
 use crate::check::durable_ack::DurableAck;
 use crate::check::{Law, committed_leaves};
@@ -85,10 +86,13 @@ impl World {
     fn told_durable(&mut self, at: At, shard: ShardId, region: usize, mark: DurableMark) {
         let Some(chain) = self.laws.truth.chain(shard, mark.seq) else { return };
         // Until its set has settled, a leader speaks of what the set before has committed.
-        let sets = self.sets.range((region, shard, LeaderEpoch(0))..=(region, shard, mark.hosting.1));
+        let hosted_by =
+            |group: &Group| group.region == region && u32::from(group.origin.incarnation.0) == mark.hosting.0;
+        let Some(group) = self.groups.iter().position(hosted_by) else { return };
+        let sets = self.sets.range((group, shard, LeaderEpoch(0))..=(group, shard, mark.hosting.1));
         let sets: Vec<&ReplicaSet> = sets.map(|(_, set)| set).collect();
         let Some(newest) = sets.last().map(|set| set.version) else { return };
-        let stored = |id: NodeId| self.nodes.get(&id).and_then(|node| node.stored.get(&shard));
+        let stored = |id: NodeId| self.stored(id, shard);
         let what = format!("durable in region {region}, by node {}", at.node);
         let of = |set: &ReplicaSet| DurableAck::at_majority(&what, shard, (mark.seq, chain), set, stored);
         let mut last_two = sets.into_iter().filter(|set| set.version.next() >= newest);

@@ -56,6 +56,11 @@ fn without_raft_in_two_of_three_everything_but_the_catalog_goes_on() {
         let _ = world.cli(&create).failed_saying(&["CATALOG_UNAVAILABLE"]);
     }
 
+    let disk = "00000000-0000-4000-8000-000000000009";
+    let mut add = vec!["node", "add", "9", "--region", "us", "--disk", disk, "--timeout", "4s"];
+    add.extend(["--peer", "http://127.0.0.1:1", "--client", "http://127.0.0.1:2"]);
+    let _ = world.cli(&add).failed_saying(&["CATALOG_UNAVAILABLE"]);
+
     for region in ["us", "eu"] {
         raft(&world, region, "/raft/start");
     }

@@ -174,7 +174,7 @@ async fn add(args: Add) -> Outcome {
                 disk_uuid: text(&args.disk),
                 peer: url(&args.peer),
                 client: url(&args.client),
-                replaces: 0,
+                ..AddNodeRequest::default()
             };
             (request, Vec::new())
         }
@@ -205,7 +205,7 @@ fn of_config(file: &Path) -> Result<(AddNodeRequest, Vec<String>), Failure> {
         disk_uuid: identity.disk.to_string(),
         peer,
         client,
-        replaces: 0,
+        ..AddNodeRequest::default()
     };
     Ok((request, seeds))
 }

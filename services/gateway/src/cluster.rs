@@ -18,7 +18,8 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Cluster {
-    fn topology(&self) -> v1::GetTopologyResponse {
+    async fn topology(&self) -> v1::GetTopologyResponse {
+        let deciders = self.0.deciders().await;
         let state = self.0.catalog().state();
         let region_name = |id| state.region(id).map(|row| row.name.to_string()).unwrap_or_default();
         v1::GetTopologyResponse {
@@ -48,6 +49,7 @@ impl Cluster {
             region: self.0.me().region.to_string(),
             catalog_leader: self.0.catalog().status().leader.map(|node| node.0),
             replication: u32::try_from(self.0.region().placement().replication()).unwrap_or(u32::MAX),
+            deciders,
         }
     }
 
@@ -148,7 +150,7 @@ impl v1::cluster_service_server::ClusterService for Cluster {
         &self,
         _request: Request<v1::GetTopologyRequest>,
     ) -> Result<Response<v1::GetTopologyResponse>, Status> {
-        Ok(Response::new(self.topology()))
+        Ok(Response::new(self.topology().await))
     }
 
     async fn get_lag(

@@ -1,13 +1,14 @@
 //! What operators see of nodes, and how nodes come and go. What is decided is a row of the catalog or of placement; their
 //! groups' leaders make it true.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use meridian_metadata::catalog::{self, Command, NODES_CHANGE, NodeRow, RestoreRegion};
+use meridian_metadata::catalog::{self, Command, NODES_CHANGE, NodeRow, Past, RestoreRegion};
 use meridian_metadata::placement::{Change, Join, NodeState};
 use meridian_region::answers;
 use meridian_types::limits::NODE_IDS;
-use meridian_types::{DiskUuid, Incarnation, NodeId, RegionName, Seq};
+use meridian_types::{DiskUuid, Incarnation, NodeId, Origin, RegionName, Seq};
 use meridian_wire::{ApiError, Reason, endpoint, parse_uuid, v1};
 use tokio::time::{Instant, timeout_at};
 
@@ -16,8 +17,18 @@ use crate::shared::Gateway;
 
 /// How long an operator waits for the catalog.
 const PROPOSE_WITHIN: Duration = Duration::from_secs(10);
+/// How long a caller is kept waiting in all who does not say how long it waits.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How long an operator waits until the Raft groups do without a removed node.
 const LET_GO_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long to wait on behalf of a caller who waits so many milliseconds: it is to hear why nothing happens.
+fn patience(timeout_ms: u64) -> Duration {
+    match timeout_ms {
+        0 => PATIENCE,
+        told => (Duration::from_millis(told) * 4 / 5).min(PATIENCE),
+    }
+}
 
 impl Gateway {
     /// Whether a node of this region is being emptied; none: it is of another region.
@@ -33,6 +44,13 @@ impl Gateway {
         here.then(|| state.node(node.id).is_some())
     }
 
+    /// The sets of voters that decide in this region, as this node's Raft knows them.
+    pub(crate) async fn deciders(&self) -> Vec<v1::Deciders> {
+        let standing = self.region().standing().await.unwrap_or_default();
+        let nodes = |voters: &BTreeSet<NodeId>| voters.iter().map(|node| node.0).collect();
+        standing.configs.iter().map(|voters| v1::Deciders { nodes: nodes(voters) }).collect()
+    }
+
     /// Whether a node of this region was heard lately; none: it is of another region.
     pub(crate) fn is_live_node(&self, node: &NodeRow) -> Option<bool> {
         self.is_joined_node(node).map(|joined| joined && self.region().is_live(node.id))
@@ -44,6 +62,7 @@ impl Gateway {
         request: &v1::AddNodeRequest,
     ) -> Result<v1::AddNodeResponse, ApiError> {
         self.check_ready()?;
+        let within = patience(request.timeout_ms);
         let cluster = self.me().cluster;
         if !request.cluster_uuid.is_empty() && request.cluster_uuid != cluster.to_string() {
             return Err(ApiError::new(
@@ -82,7 +101,7 @@ impl Gateway {
         let replaces = (request.replaces > 0).then_some(NodeId(request.replaces));
         let is_said = |old| state.node(NodeId(request.node)).is_some_and(|row| row.replaces == Some(old));
         if let Some(old) = replaces.filter(|old| !is_said(*old))
-            && answers(&state, old).await
+            && answers(&state, old, within / 3).await
         {
             return Err(ApiError::new(
                 Reason::CatalogRefused,
@@ -92,7 +111,7 @@ impl Gateway {
                 ),
             ));
         }
-        self.allow_changes().await?;
+        self.allow_changes(within / 3).await?;
         let state = self.catalog().state();
         let known = state.node(NodeId(request.node));
         let [peer_address, client_address] = addresses.each_mut().map(std::mem::take);
@@ -107,7 +126,7 @@ impl Gateway {
             added: known.is_none_or(|known| known.added),
             replaces,
         };
-        self.change_catalog(catalog::Change::RegisterNode(row)).await?;
+        self.change_catalog(catalog::Change::RegisterNode(row), within / 3).await?;
         Ok(v1::AddNodeResponse { added: known.is_none() })
     }
 
@@ -136,8 +155,8 @@ impl Gateway {
             }
             None => self.wish(Change::Remove { node }).await?,
         }
-        self.allow_changes().await?;
-        self.change_catalog(catalog::Change::RemoveNode(node)).await?;
+        self.allow_changes(PROPOSE_WITHIN).await?;
+        self.change_catalog(catalog::Change::RemoveNode(node), PROPOSE_WITHIN).await?;
         if node == self.me().node {
             let message =
                 format!("node {node} is removed, and hears no more of it; ask another node of its region");
@@ -161,17 +180,35 @@ impl Gateway {
             let message = format!("there is no incarnation {}", request.incarnation);
             ApiError::new(Reason::InvalidArgument, message)
         })?;
+        let before = Origin { region: region.id, incarnation: Incarnation(incarnation) };
+        let recovered = Past {
+            origin: before,
+            elsewhere: request.recovered.into_iter().map(Seq).collect(),
+            ..Past::default()
+        };
+        let past = request.past.into_iter().map(Past::try_from).collect::<Result<Vec<_>, _>>()?;
+        // What older clients say.
+        let past = past.into_iter().chain((!recovered.elsewhere.is_empty()).then_some(recovered)).collect();
         let nodes = |ids: Vec<u32>| ids.into_iter().map(NodeId).collect::<Vec<_>>();
         let restore = RestoreRegion {
             region: region.id,
             incarnation: Incarnation(incarnation),
             voters: nodes(request.voters),
             lost: nodes(request.lost),
-            recovered: request.recovered.into_iter().map(Seq).collect(),
+            past,
         };
         tracing::warn!(?restore, "an operator has a region restored");
-        self.allow_changes().await?;
-        self.change_catalog(catalog::Change::RestoreRegion(restore)).await?;
+        let within = patience(request.timeout_ms);
+        self.allow_changes(within / 2).await?;
+        let (of, lost) = (region.id, restore.lost.clone());
+        let changed = self.change_catalog(catalog::Change::RestoreRegion(restore), within / 2).await;
+        // It may be done although it was not answered, and is asked for again.
+        let state = self.catalog().state();
+        let is_next =
+            state.region(of).is_some_and(|row| row.incarnation.0.checked_sub(1) == Some(incarnation));
+        if !is_next || !lost.iter().all(|node| state.is_removed(*node)) {
+            changed?;
+        }
         Ok(v1::RestoreRegionResponse { incarnation: u32::from(incarnation) + 1 })
     }
 
@@ -189,17 +226,17 @@ impl Gateway {
     }
 
     /// Clusters that older builds founded are raised to the level that nodes come and go at: an operator asks for it now.
-    async fn allow_changes(&self) -> Result<(), ApiError> {
+    async fn allow_changes(&self, within: Duration) -> Result<(), ApiError> {
         while self.catalog().state().feature_level() < NODES_CHANGE {
             let next = self.catalog().state().feature_level() + 1;
-            self.change_catalog(catalog::Change::RaiseFeatureLevel(next)).await?;
+            self.change_catalog(catalog::Change::RaiseFeatureLevel(next), within).await?;
         }
         Ok(())
     }
 
-    async fn change_catalog(&self, change: catalog::Change) -> Result<(), ApiError> {
+    async fn change_catalog(&self, change: catalog::Change, within: Duration) -> Result<(), ApiError> {
         let command = Command::new(self.clock().now(), change);
-        self.catalog().propose(command, PROPOSE_WITHIN).await??;
+        self.catalog().propose(command, within).await??;
         Ok(())
     }
 
@@ -229,5 +266,18 @@ impl Gateway {
                 return Err(ApiError::new(Reason::NotReady, message).retry_after(Duration::from_secs(1)));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_waits_is_answered_before_it_gives_up() {
+        for timeout in [100, 2_000, 5_000, 60_000] {
+            assert!(patience(timeout) < Duration::from_millis(timeout));
+        }
+        assert_eq!((patience(0), patience(u64::MAX)), (PATIENCE, PATIENCE), "older clients do not say");
     }
 }

@@ -44,9 +44,12 @@ pub trait Shards: Send + Sync + 'static {
     /// Those that the region shall have.
     fn wanted(&self) -> Vec<ShardId>;
 
-    /// The shard of an earlier incarnation, and how much of it the region must hold again before this one takes publishes:
+    /// The same shard of earlier incarnations, and how much of each the region must hold again before this one takes publishes:
     /// a retry of what was acknowledged then is to be found.
-    fn held_before(&self, shard: ShardId) -> Option<(ShardId, Seq)>;
+    fn held_before(&self, shard: ShardId) -> Vec<(ShardId, Seq)>;
+
+    /// Who of this region held something of a past shard when it was restored, and how far.
+    fn holders(&self) -> BTreeMap<ShardId, BTreeMap<NodeId, Seq>>;
 }
 
 /// See the module.

@@ -36,6 +36,7 @@ impl Driving {
             dead_after: region.0.config.dead_after,
             grace: region.0.config.grace,
             home: region.0.host.get().map(|host| host.home()),
+            holders: region.0.shards.holders(),
             ..Config::default()
         };
         let mut driving = Self { region, driver: Driver::new(config, now) };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use meridian_metadata::catalog::has_recovered;
 use meridian_metadata::placement::{Change, Command, Placement, reply_from_bytes};
-use meridian_metadata::{GroupHandle, ProposeError};
+use meridian_metadata::{GroupHandle, ProposeError, Standing};
 use meridian_mirror::{Dialer, DurableBoard, DurableMark, Identity, Neighbours, PeerHello, Vetting};
 use meridian_shard::{Ack, Message, Peers, Publish, PublishError, Reject, ShardHandle, ShardHost};
 use meridian_types::{LeaderEpoch, NodeId, RegionName, Seq, ShardId};
@@ -185,10 +185,10 @@ impl Region {
         }
     }
 
-    /// Whether this region holds again what its incarnation before is known to have had of a shard.
+    /// Whether this region holds again what its incarnations before are known to have had of a shard.
     pub(crate) fn has_recovered(&self, shard: ShardId) -> bool {
         let held = |before| Some(self.0.host.get()?.get(before)?.progress().applied);
-        has_recovered(self.0.shards.held_before(shard), |before| self.is_placed_elsewhere(before), held)
+        has_recovered(&self.0.shards.held_before(shard), |before| self.is_placed_elsewhere(before), held)
     }
 
     /// A leader on another node; while that is not heard nobody knows, and the caller waits as for an election.
@@ -299,6 +299,11 @@ impl Region {
             Some(refusal) => Err(WishError::Refused(refusal.to_string())),
             None => Ok(()),
         }
+    }
+
+    /// Who votes in the placement group and who leads it, as this node's Raft knows it, committed or not; none: it is stopped.
+    pub async fn standing(&self) -> Option<Standing> {
+        self.0.placement.standing_of(self.0.me.node, Duration::ZERO).await
     }
 
     /// The placement group's state, as this node knows it.

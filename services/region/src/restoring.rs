@@ -4,14 +4,14 @@
 //! `meridian region restore` would. More careful than an operator may be: it waits until everyone answers who may
 //! still hold something, or know of another set of voters, so that nothing is given up that is only out of reach.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use meridian_metadata::catalog::{Catalog, Change, Command, NodeRow, RestoreRegion};
+use meridian_metadata::catalog::{Catalog, Change, Command, NodeRow, Past, RestoreRegion};
 use meridian_metadata::{CatalogHandle, PlacementHandle};
-use meridian_types::{Clock, NodeId, RegionName, Seq};
+use meridian_types::{Clock, NodeId, RegionName, Seq, ShardId};
 use meridian_wire::v1;
 use meridian_wire::v1::cluster_service_client::ClusterServiceClient;
 use tonic::transport::Endpoint;
@@ -76,7 +76,7 @@ async fn attempt(
     let restore = state.due_restore(region, &standings);
     let restore = restore.ok_or("a majority of those that decide is left; start them")?;
     let asked = state.may_hold(&restore, &strangers);
-    let answers = join_all(asked.iter().map(|node| held_by(node))).await;
+    let answers = join_all(asked.iter().map(|node| held_by(node, ANSWER_WITHIN))).await;
     let mut silent = Vec::new();
     let mut said = Vec::new();
     for (node, answer) in asked.iter().zip(answers) {
@@ -92,8 +92,7 @@ async fn attempt(
             silent.join(", ")
         ));
     }
-    let recovered = recovered(&state, &restore, &said);
-    let restore = RestoreRegion { recovered, ..restore };
+    let restore = RestoreRegion { past: past(&state, &restore, &said), ..restore };
     tracing::warn!(?restore, "a majority of the region's disks was replaced: it is restored");
     let command = Command::new(clock.now(), Change::RestoreRegion(restore));
     match catalog.propose(command, PROPOSE_WITHIN).await {
@@ -103,36 +102,39 @@ async fn attempt(
     }
 }
 
-/// How far anyone holds each shard of the incarnation that ends. What is applied was committed, in every copy.
-fn recovered(catalog: &Catalog, restore: &RestoreRegion, said: &[v1::ListShardsResponse]) -> Vec<Seq> {
-    let mut held: BTreeMap<u32, u64> = BTreeMap::new();
-    for shard in said.iter().flat_map(|said| &said.shards) {
-        let origin = shard.origin.unwrap_or_default();
-        if (origin.region, origin.incarnation)
-            == (u32::from(restore.region.0), u32::from(restore.incarnation.0))
-        {
-            let through = held.entry(shard.number).or_default();
-            *through = shard.applied.max(*through);
-        }
-    }
-    let shards = catalog.region(restore.region).map_or(0, |row| u32::from(row.shards));
-    (0..shards).map(|number| Seq(held.get(&number).copied().unwrap_or(0))).collect()
+/// How far anyone holds each shard that is of the past, or is about to be, and who of the region does.
+fn past(catalog: &Catalog, restore: &RestoreRegion, said: &[v1::ListShardsResponse]) -> Vec<Past> {
+    let applied = |shard: &v1::Shard| {
+        let shard_ref = v1::ShardRef { origin: shard.origin, number: shard.number };
+        let id = ShardId::try_from(&shard_ref).ok()?;
+        Some(((id.origin, shard.number), Seq(shard.applied)))
+    };
+    let stays = |node| catalog.node(node).is_some_and(|row| row.region == restore.region);
+    let said: Vec<_> = said
+        .iter()
+        .map(|said| {
+            let node = NodeId(said.node);
+            (node, stays(node), said.shards.iter().filter_map(applied).collect())
+        })
+        .collect();
+    let origins = catalog.past_after(restore.region).into_iter();
+    origins.map(|(origin, shards)| Past::of(origin, shards, &said)).collect()
 }
 
 /// What a node says it holds; none: it does not answer. Its address may lead to another node, whose answer counts for nothing.
-async fn held_by(node: &NodeRow) -> Option<v1::ListShardsResponse> {
+async fn held_by(node: &NodeRow, within: Duration) -> Option<v1::ListShardsResponse> {
     let answer = async {
         let channel = Endpoint::from_shared(node.client_address.clone()).ok()?.connect().await.ok()?;
         let answer = ClusterServiceClient::new(channel).list_shards(v1::ListShardsRequest {}).await.ok()?;
         Some(answer.into_inner()).filter(|answer| answer.node == node.id.0)
     };
-    tokio::time::timeout(ANSWER_WITHIN, answer).await.ok().flatten()
+    tokio::time::timeout(within, answer).await.ok().flatten()
 }
 
 /// Whether a node answers its clients: its disk is not lost.
-pub async fn answers(catalog: &Catalog, node: NodeId) -> bool {
+pub async fn answers(catalog: &Catalog, node: NodeId, within: Duration) -> bool {
     match catalog.node(node) {
-        Some(row) => held_by(row).await.is_some(),
+        Some(row) => held_by(row, within.min(ANSWER_WITHIN)).await.is_some(),
         None => false,
     }
 }
@@ -145,9 +147,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_each_shard_the_longest_counts_and_only_of_the_incarnation_that_ends() {
+    fn of_each_past_shard_the_longest_counts_and_whoever_holds_some_is_named() {
         let mut catalog = Catalog::default();
-        let node = NodeRow {
+        let first = NodeRow {
             id: NodeId(1),
             region: RegionId(1),
             disk: DiskUuid(
@@ -163,17 +165,24 @@ mod tests {
             cluster: ClusterUuid::default(),
             feature_level: MAX_FEATURE_LEVEL,
             regions: vec![RegionRow::first(RegionId(1), RegionName::new("us").unwrap(), 3)],
-            nodes: vec![node],
+            nodes: vec![first.clone()],
         };
         catalog.apply(Command::new(Timestamp(1), Change::Genesis(genesis))).unwrap();
-        let restore = RestoreRegion {
-            region: RegionId(1),
-            incarnation: Incarnation(2),
-            voters: vec![],
-            lost: vec![],
-            recovered: vec![],
+        let add = |id: u32| {
+            let disk = format!("00000000-0000-4000-8000-00000000000{id}");
+            let disk = DiskUuid(meridian_wire::parse_uuid("disk", &disk).unwrap());
+            Change::RegisterNode(NodeRow { id: NodeId(id), disk, ..first.clone() })
         };
-        let said = |shards: &[(u32, u32, u64)]| v1::ListShardsResponse {
+        catalog.apply(Command::new(Timestamp(1), add(2))).unwrap();
+        let restore = |incarnation: u16| RestoreRegion {
+            region: RegionId(1),
+            incarnation: Incarnation(incarnation),
+            voters: vec![NodeId(9)],
+            lost: vec![],
+            past: vec![],
+        };
+        let said = |node: u32, shards: &[(u32, u32, u64)]| v1::ListShardsResponse {
+            node,
             shards: shards
                 .iter()
                 .map(|(incarnation, number, applied)| v1::Shard {
@@ -185,7 +194,32 @@ mod tests {
                 .collect(),
             ..v1::ListShardsResponse::default()
         };
-        let all = [said(&[(1, 0, 99), (2, 0, 5), (2, 2, 1)]), said(&[(2, 0, 4), (2, 2, 7), (2, 9, 9)])];
-        assert_eq!(recovered(&catalog, &restore, &all), [Seq(5), Seq(0), Seq(7)]);
+        let lost = RestoreRegion { voters: vec![NodeId(2)], lost: vec![NodeId(2)], ..restore(1) };
+        let add_again = add(3);
+        catalog.apply(Command::new(Timestamp(2), Change::RestoreRegion(lost))).unwrap();
+        catalog.apply(Command::new(Timestamp(3), add_again)).unwrap();
+        let all = [
+            said(1, &[(1, 0, 99), (2, 0, 5), (2, 2, 1), (3, 0, 4)]),
+            said(3, &[(2, 0, 4), (2, 2, 7), (2, 9, 9)]),
+            said(7, &[(1, 1, 3), (2, 0, 6)]),
+        ];
+        let past = past(&catalog, &restore(2), &all);
+        let through = |past: &Past| {
+            let all = (0..3).filter_map(|no| past.through(no)).collect::<Vec<_>>();
+            (past.origin.incarnation.0, all)
+        };
+        assert_eq!(
+            past.iter().map(through).collect::<Vec<_>>(),
+            [(1, vec![Seq(99), Seq(3), Seq(0)]), (2, vec![Seq(6), Seq(0), Seq(7)])],
+            "of all that is over"
+        );
+        let held = |node: u32, at: usize| past[at].held.get(&NodeId(node)).cloned();
+        assert_eq!(held(1, 0), Some(vec![Seq(99), Seq(0), Seq(0)]));
+        assert_eq!(
+            (held(3, 0), held(7, 1)),
+            (None, None),
+            "one holds nothing of it, the other is of elsewhere"
+        );
+        assert_eq!(held(3, 1), Some(vec![Seq(4), Seq(0), Seq(7)]));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meridian_metadata::catalog::{Change, Outcome, RestoreRegion};
+use meridian_metadata::catalog::{Change, Outcome, Past, RestoreRegion};
 use meridian_types::{NodeId, Seq, ShardId, ShardNo};
 use rand::RngExt as _;
 
@@ -144,7 +144,7 @@ impl World {
             incarnation: before.incarnation,
             voters,
             lost,
-            recovered,
+            past: vec![Past { origin: before, elsewhere: recovered, ..Past::default() }],
         };
         let Some(Outcome::RegionRestored(row)) = self.decide(Change::RestoreRegion(restore)) else { return };
         self.met.met("operator: a region is restored");

@@ -1,6 +1,6 @@
 //! `meridian region restore`: a region that lost a majority of its disks goes on under its next incarnation.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
@@ -51,6 +51,9 @@ struct Plan {
     founders: Vec<u32>,
     /// By number.
     shards: Vec<Recovered>,
+    /// What is left of every incarnation that is over then, and with whom.
+    #[serde(skip)]
+    past: Vec<v1::PastShards>,
     /// Events that were known of and that nobody who answers has; null: nobody who answers can say.
     missing_events: Option<u64>,
     missing_bytes: Option<u64>,
@@ -73,14 +76,15 @@ struct Recovered {
 struct Said {
     shards: ListShardsResponse,
     topology: GetTopologyResponse,
-    lag: GetLagResponse,
+    /// None where it is not ready, as a survivor may be.
+    lag: Option<GetLagResponse>,
 }
 
 /// Runs the command.
 pub async fn run(args: Restore) -> Outcome {
     let client = args.target.client(Vec::new(), args.timeout)?;
     let topology = client.admin().topology().await?;
-    let said = ask(&topology).await;
+    let said = ask(&topology, ANSWER_WITHIN.min(args.timeout / 3)).await;
     let plan = plan(&topology, &args.region, &args.lost, &said)?;
     if args.json {
         output::json(&plan)?;
@@ -95,7 +99,8 @@ pub async fn run(args: Restore) -> Outcome {
         incarnation: plan.incarnation,
         voters: plan.voters.clone(),
         lost: plan.lost.clone(),
-        recovered: plan.shards.iter().map(|shard| shard.through).collect(),
+        past: plan.past.clone(),
+        ..v1::RestoreRegionRequest::default()
     };
     let incarnation = client.admin().restore_region(request).await?;
     eprintln!(
@@ -108,18 +113,21 @@ pub async fn run(args: Restore) -> Outcome {
     Ok(Exit::Ok)
 }
 
-async fn ask(topology: &GetTopologyResponse) -> Vec<Said> {
+async fn ask(topology: &GetTopologyResponse, within: Duration) -> Vec<Said> {
     let asked = topology.nodes.iter().map(|node| async {
-        let options = ClientOptions { retry_for: ANSWER_WITHIN, discover: false, ..ClientOptions::default() };
+        let options = ClientOptions { retry_for: within, discover: false, ..ClientOptions::default() };
         let client = Client::connect(vec![node.endpoint.clone()], options).ok()?;
         let answers = async {
             let admin = client.admin();
             let shards = admin.list_shards().await.ok()?;
-            let (topology, lag) = (admin.topology().await.ok()?, admin.lag().await.ok()?);
+            let topology = admin.topology().await.ok()?;
             // An address may lead to another node.
-            (shards.node == node.id).then_some(Said { shards, topology, lag })
+            (shards.node == node.id).then_some((shards, topology))
         };
-        tokio::time::timeout(2 * ANSWER_WITHIN, answers).await.ok().flatten()
+        let (shards, topology) = tokio::time::timeout(within, answers).await.ok()??;
+        // What it holds and who decides is known before it is ready; how far its links are, it does not say then.
+        let lag = tokio::time::timeout(within, client.admin().lag()).await.ok().and_then(Result::ok);
+        Some(Said { shards, topology, lag })
     });
     join_all(asked).await.into_iter().flatten().collect()
 }
@@ -152,14 +160,16 @@ fn plan(topology: &GetTopologyResponse, region: &str, lost: &[u32], said: &[Said
     }
     let founders: Vec<u32> = nodes.iter().filter(|node| !lost.contains(node)).copied().collect();
     let shards = (0..row.shards).map(|number| recovered(topology, row, number, said)).collect();
+    let past = past(topology, row, &founders, said);
     let silent = topology.nodes.iter().map(|node| node.id).filter(|node| !answers(node));
     let missing = missing(region, said);
     Ok(Plan {
         region: region.to_owned(),
         incarnation: row.incarnation,
-        voters: voters(region, &nodes, said),
+        voters: voters(region, &nodes, &lost, said),
         founders,
         shards,
+        past,
         missing_events: missing.map(|(events, _)| events),
         missing_bytes: missing.map(|(_, bytes)| bytes),
         silent: silent.filter(|node| !lost.contains(node)).collect(),
@@ -167,13 +177,39 @@ fn plan(topology: &GetTopologyResponse, region: &str, lost: &[u32], said: &[Said
     })
 }
 
-/// Those that take part in the region, as any of them knows it, for one may have been away while others came; where none
-/// answers, all that the catalog has: the more, the more must be named as lost.
-fn voters(region: &str, nodes: &[u32], said: &[Said]) -> Vec<u32> {
-    let survivors = said.iter().filter(|said| said.shards.region == region);
-    let joined = survivors.flat_map(|said| &said.topology.nodes).filter(|node| node.joined == Some(true));
-    let joined: BTreeSet<u32> = joined.map(|node| node.id).filter(|node| nodes.contains(node)).collect();
-    if joined.is_empty() { nodes.to_vec() } else { joined.into_iter().collect() }
+/// Who decides in the region: the catalog looks at one set, and refuses where more than half of it is left. So that is one of a
+/// survivor who knows of a majority, if there is one; else one that is lost: of those that decide on placement, or a shard's. Where
+/// nobody knows, all that the catalog has: the more, the more must be named as lost.
+fn voters(region: &str, nodes: &[u32], lost: &[u32], said: &[Said]) -> Vec<u32> {
+    let is_lost = |set: &[u32]| 2 * set.iter().filter(|node| !lost.contains(node)).count() <= set.len();
+    let survivors = || said.iter().filter(|said| said.shards.region == region);
+    let known: Vec<Vec<&[u32]>> = survivors()
+        .map(|said| said.topology.deciders.iter().map(|set| &set.nodes[..]).collect::<Vec<_>>())
+        .filter(|sets: &Vec<_>| !sets.is_empty())
+        .collect();
+    // Both must agree where one set replaces another. Who was away while others came to decide knows old ones.
+    let decide = |sets: &&Vec<&[u32]>| !sets.iter().any(|set| is_lost(set));
+    if let Some(sets) = known.iter().find(decide) {
+        return lost_shard(&survivors, is_lost).unwrap_or_else(|| sets[0].to_vec());
+    }
+    let lost_set = known.iter().flatten().find(|set| is_lost(set));
+    lost_set.map_or_else(|| nodes.to_vec(), |set| set.to_vec())
+}
+
+/// A set of replicas without a majority, as it is known last.
+fn lost_shard<'a, S: Iterator<Item = &'a Said>>(
+    survivors: &impl Fn() -> S,
+    is_lost: impl Fn(&[u32]) -> bool,
+) -> Option<Vec<u32>> {
+    let mut newest: BTreeMap<(u32, u32, u32), (u32, &[u32])> = BTreeMap::new();
+    for shard in survivors().flat_map(|said| &said.shards.shards).filter(|shard| !shard.members.is_empty()) {
+        let origin = shard.origin.unwrap_or_default();
+        let known = newest.entry((origin.region, origin.incarnation, shard.number)).or_default();
+        if shard.version >= known.0 {
+            *known = (shard.version, &shard.members);
+        }
+    }
+    newest.into_values().map(|(_, members)| members).find(|members| is_lost(members)).map(<[u32]>::to_vec)
 }
 
 /// The longest that anyone holds of a shard. What is applied was committed, in every copy.
@@ -197,11 +233,50 @@ fn recovered(topology: &GetTopologyResponse, row: &v1::Region, number: u32, said
     }
 }
 
+/// Of every incarnation that is over once this one of `region` is: how far anyone holds its shards, and what the founders lack of that.
+fn past(
+    topology: &GetTopologyResponse,
+    region: &v1::Region,
+    founders: &[u32],
+    said: &[Said],
+) -> Vec<v1::PastShards> {
+    let held = |said: &Said, origin: v1::Origin, number: u32| {
+        let mut shards = said.shards.shards.iter();
+        let shard = shards.find(|shard| (shard.origin, shard.number) == (Some(origin), number));
+        shard.map_or(0, |shard| shard.applied)
+    };
+    let over = topology.regions.iter().flat_map(|row| {
+        let end = row.incarnation + u32::from(row.id == region.id);
+        (1..end).map(move |incarnation| (v1::Origin { region: row.id, incarnation }, row.shards))
+    });
+    over.map(|(origin, shards)| {
+        let all = |said: &Said| (0..shards).map(|number| held(said, origin, number)).collect::<Vec<u64>>();
+        let said: Vec<(u32, Vec<u64>)> = said.iter().map(|said| (said.shards.node, all(said))).collect();
+        let longest = |at: usize, stays: Option<bool>| {
+            let asked =
+                said.iter().filter(|(node, _)| stays.is_none_or(|stays| founders.contains(node) == stays));
+            asked.map(|(_, held)| held[at]).max().unwrap_or(0)
+        };
+        let through: Vec<u64> = (0..shards as usize).map(|at| longest(at, None)).collect();
+        let lacks =
+            |held: &[u64]| through.iter().zip(held).map(|(through, seq)| through - seq).collect::<Vec<u64>>();
+        let elsewhere: Vec<u64> = (0..shards as usize).map(|at| longest(at, Some(false))).collect();
+        let holds =
+            |(node, held): &&(u32, Vec<u64>)| founders.contains(node) && held.iter().any(|seq| *seq > 0);
+        let holder = |(node, held): &(u32, Vec<u64>)| v1::PastHolder { node: *node, lacks: lacks(held) };
+        let holders = said.iter().filter(holds).map(holder).collect();
+        let elsewhere_lacks = lacks(&elsewhere);
+        v1::PastShards { origin: Some(origin), holders, elsewhere_lacks, through }
+    })
+    .collect()
+}
+
 /// What the region last told of and no other has: the least that any other region lacks, by what its links were last told.
 fn missing(region: &str, said: &[Said]) -> Option<(u64, u64)> {
     let mut lacks: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for said in said.iter().filter(|said| said.shards.region != region) {
-        for link in said.lag.inbound.iter().filter(|link| link.origin == region) {
+        let Some(lag) = &said.lag else { continue };
+        for link in lag.inbound.iter().filter(|link| link.origin == region) {
             let backlog = link.backlog.unwrap_or_default();
             let (events, bytes) = lacks.entry(&said.shards.region).or_default();
             *events += backlog.events;
@@ -260,13 +335,9 @@ fn list(nodes: &[u32]) -> String {
 mod tests {
     use super::*;
 
-    fn topology(joined: &[u32]) -> GetTopologyResponse {
-        let node = |id: u32, region: &str| v1::Node {
-            id,
-            region: region.into(),
-            joined: (region == "us").then_some(joined.contains(&id)),
-            ..v1::Node::default()
-        };
+    fn topology(deciders: &[u32]) -> GetTopologyResponse {
+        let node = |id: u32, region: &str| v1::Node { id, region: region.into(), ..v1::Node::default() };
+        let set = v1::Deciders { nodes: deciders.to_vec() };
         GetTopologyResponse {
             regions: vec![v1::Region { id: 1, name: "us".into(), incarnation: 1, shards: 2 }],
             nodes: vec![
@@ -277,6 +348,7 @@ mod tests {
                 node(7, "eu"),
                 node(8, "ap"),
             ],
+            deciders: if deciders.is_empty() { vec![] } else { vec![set] },
             ..GetTopologyResponse::default()
         }
     }
@@ -293,7 +365,7 @@ mod tests {
         Said {
             shards: ListShardsResponse { node, region: region.into(), shards: vec![shard(0), shard(1)] },
             topology: topology(&[1, 2, 3]),
-            lag: GetLagResponse { inbound: vec![link], ..GetLagResponse::default() },
+            lag: Some(GetLagResponse { inbound: vec![link], ..GetLagResponse::default() }),
         }
     }
 
@@ -308,6 +380,41 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_is_told_with_who_holds_it_for_each_incarnation_that_is_over() {
+        let mut topology = topology(&[]);
+        topology.regions[0].incarnation = 2;
+        topology.regions.push(v1::Region { id: 2, name: "eu".into(), incarnation: 2, shards: 1 });
+        let mut all = [said(3, "us", [5, 0], 0), said(4, "us", [0, 0], 0), said(7, "eu", [9, 4], 3)];
+        let mut more = |at: usize, region: u32, incarnation: u32, applied: u64| {
+            let origin = Some(v1::Origin { region, incarnation });
+            all[at].shards.shards.push(v1::Shard { origin, applied, ..v1::Shard::default() });
+        };
+        more(2, 1, 2, 30);
+        more(0, 1, 2, 20);
+        more(0, 2, 1, 8);
+        more(0, 2, 2, 99);
+        let past = plan(&topology, "us", &[2, 1], &all).unwrap().past;
+        let holder = |node: u32, lacks: &[u64]| v1::PastHolder { node, lacks: lacks.to_vec() };
+        let of = |region: u32, incarnation: u32, through: &[u64], holders, elsewhere_lacks: &[u64]| {
+            v1::PastShards {
+                origin: Some(v1::Origin { region, incarnation }),
+                through: through.to_vec(),
+                holders,
+                elsewhere_lacks: elsewhere_lacks.to_vec(),
+            }
+        };
+        let expected = [
+            of(1, 1, &[9, 4], vec![holder(3, &[4, 4])], &[0, 0]),
+            of(1, 2, &[30, 0], vec![holder(3, &[10, 0])], &[0, 0]),
+            of(2, 1, &[8], vec![holder(3, &[0])], &[8]),
+        ];
+        assert_eq!(
+            past, expected,
+            "nothing of what eu writes, nothing of nodes that are of elsewhere or have nothing"
+        );
+    }
+
+    #[test]
     fn without_a_survivor_the_others_say_what_is_missing() {
         let others = [said(7, "eu", [9, 4], 3), said(8, "ap", [7, 6], 1)];
         let all_lost = plan(&topology(&[]), "us", &[1, 2, 3], &others).unwrap();
@@ -318,11 +425,53 @@ mod tests {
     }
 
     #[test]
-    fn who_was_away_while_others_came_to_decide_does_not_say_alone_who_does() {
-        let mut newer = said(4, "us", [9, 9], 0);
-        newer.topology = topology(&[3, 4]);
-        let plan = plan(&topology(&[]), "us", &[1, 2], &[said(3, "us", [5, 5], 0), newer]).unwrap();
-        assert_eq!(plan.voters, [1, 2, 3, 4], "the catalog refuses it, if more than half of these are left");
+    fn the_set_that_is_named_has_a_majority_where_any_survivor_knows_of_one() {
+        let knows = |node: u32, deciders: &[&[u32]]| {
+            let mut said = said(node, "us", [5, 5], 0);
+            said.topology.deciders =
+                deciders.iter().map(|set| v1::Deciders { nodes: set.to_vec() }).collect();
+            said
+        };
+        let voters = |lost: &[u32], said: &[Said]| plan(&topology(&[]), "us", lost, said).unwrap().voters;
+        let older = || knows(3, &[&[1, 2, 3]]);
+        assert_eq!(voters(&[1, 2], &[older()]), [1, 2, 3]);
+        assert_eq!(voters(&[1], &[older()]), [1, 2, 3], "the catalog refuses it");
+        // Node 4 joined, and does not vote yet, or has never been spoken to.
+        assert_eq!(voters(&[1, 2], &[older(), knows(4, &[&[1, 2, 3]])]), [1, 2, 3]);
+        assert_eq!(voters(&[1, 2], &[knows(4, &[]), older()]), [1, 2, 3]);
+        assert_eq!(voters(&[1, 2], &[knows(4, &[])]), [1, 2, 3, 4], "nobody knows");
+        // Node 3 was away while 4 came to decide alone: the catalog refuses it.
+        assert_eq!(voters(&[1, 2], &[older(), knows(4, &[&[4]])]), [4]);
+        let joint = knows(3, &[&[2, 3, 4], &[1, 2, 3]]);
+        assert_eq!(voters(&[1, 2], &[joint]), [1, 2, 3], "both would have to agree");
+    }
+
+    #[test]
+    fn a_shard_that_lost_its_majority_is_named_where_placement_has_one() {
+        let with = |node: u32, sets: &[(u32, &[u32])]| {
+            let mut said = said(node, "us", [5, 5], 0);
+            said.topology.deciders = vec![v1::Deciders { nodes: vec![1, 2, 3, 4, 5] }];
+            for (shard, (version, members)) in said.shards.shards.iter_mut().zip(sets) {
+                (shard.version, shard.members) = (*version, members.to_vec());
+            }
+            said
+        };
+        let voters = |said: &[Said]| plan(&topology(&[]), "us", &[1, 2], said).unwrap().voters;
+        let (hurt, well): (&[u32], &[u32]) = (&[1, 2, 4], &[2, 3, 4]);
+        assert_eq!(voters(&[with(3, &[(1, well), (1, hurt)])]), hurt);
+        assert_eq!(voters(&[with(3, &[(1, well), (2, well)])]), [1, 2, 3, 4, 5], "the catalog refuses it");
+        let newer = [with(3, &[(1, well), (1, hurt)]), with(4, &[(1, well), (2, well)])];
+        assert_eq!(voters(&newer), [1, 2, 3, 4, 5], "it was repaired meanwhile");
+    }
+
+    #[test]
+    fn a_survivor_that_is_not_ready_is_asked_all_the_same() {
+        let mut survivor = said(3, "us", [5, 0], 0);
+        survivor.lag = None;
+        let plan = plan(&topology(&[]), "us", &[1, 2], &[survivor, said(7, "eu", [4, 4], 3)]).unwrap();
+        assert_eq!((plan.silent, plan.missing_events), (vec![4, 8], Some(0)));
+        let rows: Vec<_> = plan.shards.iter().map(|shard| (shard.through, shard.node)).collect();
+        assert_eq!(rows, [(5, Some(3)), (4, Some(7))]);
     }
 
     #[test]

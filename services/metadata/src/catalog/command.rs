@@ -1,10 +1,9 @@
 //! What the catalog can be asked to do.
 
-use meridian_types::{
-    ClusterUuid, Incarnation, NodeId, RegionId, Seq, StreamId, StreamName, TenantId, Timestamp,
-};
+use meridian_types::{ClusterUuid, Incarnation, NodeId, RegionId, StreamId, StreamName, TenantId, Timestamp};
 use uuid::Uuid;
 
+use super::past::Past;
 use super::rows::{NodeRow, RegionRow, StreamSettings};
 
 /// Names one wish of one caller. A command that is proposed again under it is answered, not repeated.
@@ -99,11 +98,12 @@ pub struct RestoreRegion {
     pub region: RegionId,
     /// Its incarnation now, or the command is refused: two operators restore it once.
     pub incarnation: Incarnation,
-    /// The nodes that decide in the region, of its placement group.
+    /// The nodes that decide in the region, of its placement group, or on one of its shards: a set that has lost its majority.
     pub voters: Vec<NodeId>,
     /// The nodes whose disks are lost, or given up. They and their disks are refused for ever.
     pub lost: Vec<NodeId>,
-    /// By shard number: how far the incarnation that ends is known to reach somewhere. Publishing waits until the region
-    /// has that much of it again. Empty: it waits for nothing.
-    pub recovered: Vec<Seq>,
+    /// What is left of the incarnation that ends, of those before it, and of past ones of other regions. Publishing waits until the
+    /// region has that much of its own again, and those who hold something are in the first sets. Of its own that are not named
+    /// holds what an earlier restore said, or nothing.
+    pub past: Vec<Past>,
 }

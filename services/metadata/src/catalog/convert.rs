@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use meridian_types::{
-    ClusterUuid, DiskUuid, Incarnation, NodeId, RegionId, RegionName, Seq, StreamId, StreamName, TenantId,
+    ClusterUuid, DiskUuid, Incarnation, NodeId, RegionId, RegionName, StreamId, StreamName, TenantId,
     TenantName, Timestamp,
 };
 use meridian_wire::v1;
@@ -13,10 +13,11 @@ use meridian_wire::v1::catalog_reply::Reply as WireReply;
 use uuid::Uuid;
 
 use super::command::{Change, Command, CreateStream, Genesis, RequestId, RestoreRegion, UpdateStream};
+use super::past::{Past, of_recovered};
 use super::reply::{Outcome, Refusal, RefusalCode, Reply};
 use super::rows::{NodeRow, RegionRow, StreamRow, StreamSettings, TenantRow};
 
-fn malformed(message: impl Into<String>) -> Refusal {
+pub(super) fn malformed(message: impl Into<String>) -> Refusal {
     Refusal::new(RefusalCode::Malformed, message)
 }
 
@@ -24,7 +25,7 @@ fn name(error: &meridian_types::NameError) -> Refusal {
     Refusal::new(RefusalCode::BadName, error.to_string())
 }
 
-fn narrow(field: &str, value: u32) -> Result<u16, Refusal> {
+pub(super) fn narrow(field: &str, value: u32) -> Result<u16, Refusal> {
     u16::try_from(value).map_err(|_| malformed(format!("{field} {value} is out of range")))
 }
 
@@ -64,7 +65,8 @@ impl From<&Command> for v1::CatalogCommand {
                 incarnation: u32::from(restore.incarnation.0),
                 voters: restore.voters.iter().map(|node| node.0).collect(),
                 lost: restore.lost.iter().map(|node| node.0).collect(),
-                recovered: restore.recovered.iter().map(|seq| seq.0).collect(),
+                recovered: Vec::new(),
+                past: restore.past.iter().map(Into::into).collect(),
             }),
             Change::RaiseFeatureLevel(level) => {
                 WireChange::RaiseFeatureLevel(v1::CatalogRaiseFeatureLevel { level: *level })
@@ -104,17 +106,32 @@ impl TryFrom<v1::CatalogCommand> for Command {
                 register.node.ok_or_else(|| malformed("a registration without a node"))?.try_into()?,
             ),
             WireChange::RemoveNode(remove) => Change::RemoveNode(NodeId(remove.id)),
-            WireChange::RestoreRegion(restore) => Change::RestoreRegion(RestoreRegion {
-                region: RegionId(narrow("region", restore.region)?),
-                incarnation: Incarnation(narrow("incarnation", restore.incarnation)?),
-                voters: restore.voters.into_iter().map(NodeId).collect(),
-                lost: restore.lost.into_iter().map(NodeId).collect(),
-                recovered: restore.recovered.into_iter().map(Seq).collect(),
-            }),
+            WireChange::RestoreRegion(restore) => {
+                let region = RegionId(narrow("region", restore.region)?);
+                let incarnation = Incarnation(narrow("incarnation", restore.incarnation)?);
+                Change::RestoreRegion(RestoreRegion {
+                    region,
+                    incarnation,
+                    voters: restore.voters.into_iter().map(NodeId).collect(),
+                    lost: restore.lost.into_iter().map(NodeId).collect(),
+                    past: past(region, incarnation.0, restore.recovered, restore.past)?,
+                })
+            }
             WireChange::RaiseFeatureLevel(raise) => Change::RaiseFeatureLevel(raise.level),
         };
         Ok(Self { request: request_id(&wire.request_id)?, at: Timestamp(wire.at_ms), change })
     }
+}
+
+/// What is left of past incarnations; `recovered` was all that earlier builds said of it, of the incarnation `over`.
+fn past(
+    region: RegionId,
+    over: u16,
+    recovered: Vec<u64>,
+    wire: Vec<v1::PastShards>,
+) -> Result<Vec<Past>, Refusal> {
+    let said = wire.into_iter().map(Past::try_from);
+    of_recovered(region, over, recovered).map(Ok).into_iter().chain(said).collect()
 }
 
 pub(super) fn request_id(bytes: &[u8]) -> Result<RequestId, Refusal> {
@@ -161,7 +178,8 @@ impl From<&RegionRow> for v1::CatalogRegion {
             incarnation: u32::from(region.incarnation.0),
             shards: u32::from(region.shards),
             founders: region.founders.iter().map(|node| node.0).collect(),
-            recovered: region.recovered.iter().map(|seq| seq.0).collect(),
+            recovered: Vec::new(),
+            past: region.past.iter().map(Into::into).collect(),
         }
     }
 }
@@ -170,13 +188,14 @@ impl TryFrom<v1::CatalogRegion> for RegionRow {
     type Error = Refusal;
 
     fn try_from(wire: v1::CatalogRegion) -> Result<Self, Refusal> {
+        let (id, incarnation) = (narrow("region", wire.id)?, narrow("incarnation", wire.incarnation)?);
         Ok(Self {
-            id: RegionId(narrow("region", wire.id)?),
+            id: RegionId(id),
             name: RegionName::new(wire.name).map_err(|e| name(&e))?,
-            incarnation: Incarnation(narrow("incarnation", wire.incarnation)?),
+            incarnation: Incarnation(incarnation),
             shards: narrow("shards", wire.shards)?,
             founders: wire.founders.into_iter().map(NodeId).collect(),
-            recovered: wire.recovered.into_iter().map(Seq).collect(),
+            past: past(RegionId(id), incarnation.saturating_sub(1), wire.recovered, wire.past)?,
         })
     }
 }

@@ -9,6 +9,7 @@ mod command;
 mod convert;
 mod machine;
 mod nodes;
+mod past;
 mod reply;
 mod restore;
 mod rows;
@@ -20,6 +21,7 @@ mod tests;
 pub(crate) use machine::reply_from_bytes;
 
 pub use command::{Change, Command, CreateStream, Genesis, RequestId, RestoreRegion, UpdateStream};
+pub use past::Past;
 pub use reply::{Outcome, Refusal, RefusalCode, Reply};
 pub use restore::has_recovered;
 pub use rows::{NodeRow, RegionRow, StreamRow, StreamSettings, TenantRow};

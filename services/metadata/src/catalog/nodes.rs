@@ -7,7 +7,7 @@ use meridian_types::NodeId;
 use super::NODES_CHANGE;
 use super::apply::{malformed, refuse};
 use super::reply::{Outcome, Refusal, RefusalCode as Code, Reply};
-use super::rows::NodeRow;
+use super::rows::{NodeRow, RegionRow};
 use super::state::Catalog;
 
 /// The longest address in bytes: a DNS name, a scheme and a port.
@@ -152,6 +152,14 @@ impl Catalog {
         }
         self.nodes.remove_mut(&id);
         self.removed.insert_mut(id, node.disk);
+        // What it alone held of the past is given up, and waited for no more.
+        if let Some(region) =
+            self.region(node.region).filter(|row| row.past.iter().any(|past| past.held.contains_key(&id)))
+        {
+            let mut row = RegionRow::clone(region);
+            row.past.iter_mut().for_each(|past| drop(past.held.remove(&id)));
+            self.regions.insert_mut(row.id, Arc::new(row));
+        }
         Ok(Outcome::NodeRemoved(id))
     }
 }

@@ -1,6 +1,6 @@
 //! How a region that lost a majority of its disks comes back: as a whole, under a new incarnation.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use meridian_types::mutant::{self, Mutant};
@@ -8,23 +8,25 @@ use meridian_types::{Incarnation, NodeId, Origin, RegionId, RegionName, Seq, Sha
 
 use super::apply::{malformed, refuse};
 use super::command::RestoreRegion;
+use super::past::Past;
 use super::reply::{Outcome, Refusal, RefusalCode as Code, Reply};
 use super::rows::{NodeRow, RegionRow};
 use super::state::Catalog;
 use crate::group::Standing;
 
-/// Whether a shard takes publishes: its region holds again what `before` says of the incarnation that ended. Before it does, a
+/// Whether a shard takes publishes: its region holds again what `before` says of the incarnations that ended. Before it does, a
 /// retry of what that had acknowledged would be stored a second time.
 pub fn has_recovered(
-    before: Option<(ShardId, Seq)>,
-    is_placed_elsewhere: impl FnOnce(ShardId) -> bool,
-    applied: impl FnOnce(ShardId) -> Option<Seq>,
+    before: &[(ShardId, Seq)],
+    is_placed_elsewhere: impl Fn(ShardId) -> bool,
+    applied: impl Fn(ShardId) -> Option<Seq>,
 ) -> bool {
-    let Some((before, through)) = before else { return true };
-    // Placed elsewhere, a producer of that time is not known here, and is told so.
-    mutant::is(Mutant::PublishesTooEarly)
-        || is_placed_elsewhere(before)
-        || applied(before).is_some_and(|applied| applied >= through)
+    before.iter().all(|(before, through)| {
+        // Placed elsewhere, a producer of that time is not known here, and is told so.
+        mutant::is(Mutant::PublishesTooEarly)
+            || is_placed_elsewhere(*before)
+            || applied(*before).is_some_and(|applied| applied >= *through)
+    })
 }
 
 impl Catalog {
@@ -67,13 +69,8 @@ impl Catalog {
         if region.incarnation.0 == u16::MAX {
             return Err(malformed(format!("region {} has no incarnations left", region.name)));
         }
-        if !restore.recovered.is_empty() && restore.recovered.len() != usize::from(region.shards) {
-            return Err(malformed(format!(
-                "region {} has {} shards; name the end of each, or of none",
-                region.name, region.shards
-            )));
-        }
         let founders = self.check_lost(&region, &restore)?;
+        let past = self.past_of(&region, &restore, &founders)?;
         for id in &restore.lost {
             if let Some(row) = self.node(*id).cloned() {
                 self.nodes.remove_mut(id);
@@ -81,11 +78,46 @@ impl Catalog {
             }
         }
         let incarnation = Incarnation(region.incarnation.0 + 1);
-        let row =
-            RegionRow { incarnation, founders, recovered: restore.recovered, ..RegionRow::clone(&region) };
+        let row = RegionRow { incarnation, founders, past, ..RegionRow::clone(&region) };
         let row = Arc::new(row);
         self.regions.insert_mut(row.id, Arc::clone(&row));
         Ok(Outcome::RegionRestored(row))
+    }
+
+    /// What is left of every past incarnation: as the restore says, or else as an earlier one of the same region did.
+    fn past_of(
+        &self,
+        region: &RegionRow,
+        restore: &RestoreRegion,
+        founders: &[NodeId],
+    ) -> Result<Vec<Past>, Refusal> {
+        let mut all: BTreeMap<Origin, Past> = BTreeMap::new();
+        let before = region.past.iter().filter(|past| past.origin.region == region.id);
+        for mut past in before.chain(&restore.past).cloned() {
+            let Origin { region: of, incarnation } = past.origin;
+            let row = self.region(of).ok_or_else(|| malformed(format!("there is no region {of}")))?;
+            let is_over = incarnation < row.incarnation || past.origin == region.origin();
+            let fits = |held: &Vec<Seq>| held.len() == usize::from(row.shards);
+            if !is_over || !fits(&past.elsewhere) || !past.held.values().all(fits) {
+                return Err(malformed(format!(
+                    "incarnation {incarnation} of region {} is not over, or has other than {} shards; name the end of each",
+                    row.name, row.shards
+                )));
+            }
+            past.held.retain(|node, _| founders.contains(node));
+            all.insert(past.origin, past);
+        }
+        Ok(all.into_values().collect())
+    }
+
+    /// Every incarnation that will be over once a region's present one is, and how many shards it has.
+    pub fn past_after(&self, region: RegionId) -> Vec<(Origin, u16)> {
+        let past = |row: &Arc<RegionRow>| {
+            let (shards, now) = (row.shards, row.origin());
+            let is_past = move |origin: &Origin| *origin != now || now.region == region;
+            row.origins().filter(is_past).map(move |origin| (origin, shards))
+        };
+        self.regions().flat_map(past).collect()
     }
 
     /// The nodes of a region whose disks are lost or given up: others came in their place, and they are not yet removed.
@@ -104,7 +136,7 @@ impl Catalog {
         rows.map(|row| row.id).filter(|id| !lost.contains(id)).collect()
     }
 
-    /// The restore, but for what is recovered, that is due because the disks of a majority of those that decide in a region were
+    /// The restore, but for what is left, that is due because the disks of a majority of those that decide in a region were
     /// replaced; none: none is. `standings`: how placement looks from *every* node that remains: whatever set of voters had a
     /// majority left, one of them would know of it.
     pub fn due_restore(&self, region: &RegionName, standings: &[Standing]) -> Option<RestoreRegion> {
@@ -134,7 +166,7 @@ impl Catalog {
             incarnation: row.incarnation,
             voters: voters.into_iter().collect(),
             lost: lost.into_iter().collect(),
-            recovered: Vec::new(),
+            past: Vec::new(),
         })
     }
 
@@ -161,8 +193,8 @@ impl Catalog {
             return Err(refuse(
                 Code::RegionHealthy,
                 format!(
-                    "region {} has {left} of the {} nodes that decide in it, which is a majority: it needs no new \
-                     incarnation; start them, or replace the lost ones one by one",
+                    "region {} has {left} of the {} nodes that decide in it, or in a shard, which is a majority: it needs no \
+                     new incarnation; start them, or replace the lost ones one by one",
                     region.name,
                     voted.len()
                 ),

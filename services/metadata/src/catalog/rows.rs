@@ -7,6 +7,8 @@ use meridian_types::{
     TenantId, TenantName, Timestamp,
 };
 
+use super::past::Past;
+
 /// A failure domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegionRow {
@@ -20,14 +22,14 @@ pub struct RegionRow {
     pub shards: u16,
     /// The nodes that found the placement of this incarnation. Empty: those of the genesis.
     pub founders: Vec<NodeId>,
-    /// By shard number: how far the incarnation before is to be held again before this one takes publishes.
-    pub recovered: Vec<Seq>,
+    /// What is left of past incarnations, as the last restore of this region found it.
+    pub past: Vec<Past>,
 }
 
 impl RegionRow {
     /// A region as the genesis has it.
     pub const fn first(id: RegionId, name: RegionName, shards: u16) -> RegionRow {
-        RegionRow { id, name, incarnation: Incarnation(1), shards, founders: vec![], recovered: vec![] }
+        RegionRow { id, name, incarnation: Incarnation(1), shards, founders: vec![], past: vec![] }
     }
 
     /// The writer of the region's lanes now.
@@ -42,13 +44,28 @@ impl RegionRow {
         (1..=self.incarnation.0).map(move |no| Origin { region, incarnation: Incarnation(no) })
     }
 
-    /// The same shard of the incarnation before, and how far this region is to hold that again before it takes publishes; none:
+    /// The same shard of each incarnation before, and how far this region is to hold that again before it takes publishes; none:
     /// it waits for nothing.
-    pub fn held_before(&self, shard: ShardId) -> Option<(ShardId, Seq)> {
+    pub fn held_before(&self, shard: ShardId) -> Vec<(ShardId, Seq)> {
+        let own =
+            self.past.iter().filter(|past| self.origin() == shard.origin && past.origin.region == self.id);
         let through =
-            *self.recovered.get(usize::from(shard.no.0)).filter(|_| shard.origin == self.origin())?;
-        let incarnation = Incarnation(shard.origin.incarnation.0.checked_sub(1)?);
-        Some((ShardId { origin: Origin { incarnation, ..shard.origin }, ..shard }, through))
+            |past: &Past| Some((ShardId { origin: past.origin, ..shard }, past.through(shard.no.0)?));
+        own.filter_map(through).collect()
+    }
+
+    /// Who of this region held something of a past shard when it was restored, and how far.
+    pub fn holders(&self) -> BTreeMap<ShardId, BTreeMap<NodeId, Seq>> {
+        let mut holders: BTreeMap<ShardId, BTreeMap<NodeId, Seq>> = BTreeMap::new();
+        for past in &self.past {
+            for (node, held) in &past.held {
+                for (no, seq) in (0..).zip(held).filter(|(_, seq)| **seq > Seq::ZERO) {
+                    let shard = ShardId { origin: past.origin, no: ShardNo(no) };
+                    holders.entry(shard).or_default().insert(*node, *seq);
+                }
+            }
+        }
+        holders
     }
 
     /// The shards of a writer of this region.

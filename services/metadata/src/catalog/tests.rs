@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_types::{
-    ClusterUuid, DiskUuid, Incarnation, NodeId, RegionId, RegionName, Seq, StreamId, StreamName, TenantId,
-    TenantName, Timestamp,
+    ClusterUuid, DiskUuid, Incarnation, NodeId, Origin, RegionId, RegionName, Seq, ShardId, ShardNo,
+    StreamId, StreamName, TenantId, TenantName, Timestamp,
 };
 use proptest::prelude::*;
 use prost::Message as _;
@@ -401,12 +401,13 @@ proptest! {
 
 fn restore(incarnation: u16, voters: &[u32], lost: &[u32], recovered: usize) -> Change {
     let ids = |nodes: &[u32]| nodes.iter().map(|&id| NodeId(id)).collect::<Vec<_>>();
+    let origin = Origin { region: RegionId(1), incarnation: Incarnation(incarnation) };
     Change::RestoreRegion(RestoreRegion {
         region: RegionId(1),
         incarnation: Incarnation(incarnation),
         voters: ids(voters),
         lost: ids(lost),
-        recovered: vec![Seq(7); recovered],
+        past: vec![Past { origin, elsewhere: vec![Seq(7); recovered], ..Past::default() }],
     })
 }
 
@@ -428,7 +429,7 @@ fn a_region_that_lost_its_majority_goes_on_as_its_next_incarnation() {
     let restored = catalog.apply(at(3, restore(1, &[1, 3, 4], &[3, 4], 16))).unwrap();
     let row = Arc::clone(catalog.region(RegionId(1)).unwrap());
     assert_eq!(restored, Outcome::RegionRestored(Arc::clone(&row)));
-    assert_eq!((row.incarnation, row.shards, row.recovered.len()), (Incarnation(2), 16, 16));
+    assert_eq!((row.incarnation, row.shards, row.past[0].elsewhere.len()), (Incarnation(2), 16, 16));
     assert_eq!(row.founders, [NodeId(1), NodeId(5), NodeId(6)]);
     assert_eq!(row.origins().map(|origin| origin.incarnation.0).collect::<Vec<_>>(), [1, 2]);
     for lost in [3, 4] {
@@ -455,6 +456,81 @@ fn a_region_is_restored_once_and_never_while_it_has_its_majority() {
     let after = twice.clone();
     assert_eq!(code(twice.apply(at(4, restore(1, &[1, 3, 4], &[3, 4], 16)))), RefusalCode::VersionConflict);
     assert_eq!(twice, after, "a refusal changes nothing");
+}
+
+#[test]
+fn what_is_left_of_a_restored_region_and_with_whom_is_kept_for_each_incarnation() {
+    let mut catalog = wounded();
+    let us = |incarnation: u16| Origin { region: RegionId(1), incarnation: Incarnation(incarnation) };
+    let of = |origin: Origin, elsewhere: u64, held: &[(u32, u64)]| Past {
+        origin,
+        elsewhere: vec![Seq(elsewhere); 16],
+        held: held.iter().map(|(node, seq)| (NodeId(*node), vec![Seq(*seq); 16])).collect(),
+    };
+    let restored = |catalog: &mut Catalog, incarnation: u16, lost: &[u32], past: Vec<Past>| {
+        let Change::RestoreRegion(restore) = restore(incarnation, lost, lost, 16) else { unreachable!() };
+        let command = at(9, Change::RestoreRegion(RestoreRegion { past, ..restore }));
+        let wire = meridian_wire::v1::CatalogCommand::from(&command);
+        assert_eq!(Command::try_from(wire).unwrap(), command);
+        catalog.apply(command).map(|_| catalog.region(RegionId(1)).unwrap().clone())
+    };
+    let shard = |origin: Origin| ShardId { origin, no: ShardNo(3) };
+    let first = [(1, 6), (4, 9), (5, 0)];
+    let row = restored(&mut catalog, 1, &[3, 4], vec![of(us(1), 5, &first)]).unwrap();
+    assert_eq!(row.held_before(shard(us(2))), [(shard(us(1)), Seq(6))]);
+    assert_eq!(row.held_before(shard(us(1))), [], "what is over waits for nothing");
+    let holders = BTreeMap::from([(NodeId(1), Seq(6))]);
+    assert_eq!(row.holders().get(&shard(us(1))), Some(&holders), "not who is lost, nor who has nothing");
+    assert_eq!(Catalog::restore(&catalog.snapshot()).unwrap(), catalog);
+
+    let mut again = catalog.clone();
+    let row = restored(&mut again, 2, &[5], vec![of(us(2), 4, &[(1, 3), (6, 4)])]).unwrap();
+    assert_eq!(row.held_before(shard(us(3))), [(shard(us(1)), Seq(6)), (shard(us(2)), Seq(4))]);
+    again.apply(at(9, Change::RemoveNode(NodeId(1)))).unwrap();
+    let row = again.region(RegionId(1)).unwrap();
+    let left = [(shard(us(1)), Seq(5)), (shard(us(2)), Seq(4))];
+    assert_eq!(row.held_before(shard(us(3))), left, "what a removed node alone held is waited for no more");
+    assert_eq!((row.holders().get(&shard(us(1))), row.holders().len()), (None, 16));
+    let mut again = catalog.clone();
+    let row = restored(&mut again, 2, &[1], vec![of(us(1), 7, &[(6, 7)]), of(us(2), 4, &[])]).unwrap();
+    assert_eq!(
+        row.held_before(shard(us(3))),
+        [(shard(us(1)), Seq(7)), (shard(us(2)), Seq(4))],
+        "less is left by now"
+    );
+    assert_eq!(row.holders().get(&shard(us(1))), Some(&BTreeMap::from([(NodeId(6), Seq(7))])));
+    for bad in [us(3), Origin { region: RegionId(2), ..us(1) }, Origin { region: RegionId(9), ..us(1) }] {
+        let refused = restored(&mut catalog.clone(), 2, &[5], vec![of(bad, 4, &[])]);
+        assert_eq!(refused.unwrap_err().code, RefusalCode::Malformed, "{bad} is not over");
+    }
+}
+
+#[test]
+fn what_an_earlier_build_wrote_of_a_restore_is_understood() {
+    let wire = meridian_wire::v1::CatalogRestoreRegion {
+        region: 1,
+        incarnation: 1,
+        voters: vec![1, 3, 4],
+        lost: vec![3, 4],
+        recovered: vec![7; 16],
+        past: vec![],
+    };
+    let change = Some(meridian_wire::v1::catalog_command::Change::RestoreRegion(wire));
+    let command = meridian_wire::v1::CatalogCommand { request_id: vec![1; 16].into(), at_ms: 1, change };
+    let command = Command::try_from(command).unwrap();
+    assert_eq!(command.change, restore(1, &[1, 3, 4], &[3, 4], 16));
+    let region = meridian_wire::v1::CatalogRegion {
+        id: 1,
+        name: "us".into(),
+        incarnation: 2,
+        shards: 16,
+        founders: vec![1],
+        recovered: vec![7; 16],
+        past: vec![],
+    };
+    let mut catalog = wounded();
+    catalog.apply(command).unwrap();
+    assert_eq!(RegionRow::try_from(region).unwrap().past, catalog.region(RegionId(1)).unwrap().past);
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! How a driver behaves.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use meridian_types::{Origin, Timestamp};
+use meridian_types::{NodeId, Origin, Seq, ShardId, Timestamp};
 
 /// A driver's settings.
 #[derive(Clone, Debug)]
@@ -43,6 +44,11 @@ pub struct Config {
     pub changes_at_once: usize,
     /// The region's own incarnation: shards of any other are copies. None: no shard is known to be one.
     pub home: Option<Origin>,
+    /// Who held something of a past shard when the region was restored, and how far: perhaps nobody else does.
+    pub holders: BTreeMap<ShardId, BTreeMap<NodeId, Seq>>,
+    /// A new driver waits so long for all who held something of a past shard, and for those who held more than all that are heard
+    /// until they are heard, or removed.
+    pub holders_wait: Duration,
 }
 
 impl Default for Config {
@@ -65,6 +71,8 @@ impl Default for Config {
             learner_grace: Duration::from_secs(30),
             changes_at_once: 8,
             home: None,
+            holders: BTreeMap::new(),
+            holders_wait: Duration::from_secs(10),
         }
     }
 }

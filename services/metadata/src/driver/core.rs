@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meridian_types::{Boot, LeaderEpoch, NodeId, Origin, ShardId, Timestamp};
+use meridian_types::{Boot, LeaderEpoch, NodeId, Origin, Seq, ShardId, Timestamp};
 
 use super::config::{Config, passed};
 use super::effect::Effect;
@@ -220,17 +220,43 @@ impl Driver {
         }
         let with_room: Vec<NodeId> =
             state.nodes().map(|(id, _)| id).filter(|id| self.has_room(state, *id, now)).collect();
-        if with_room.is_empty() {
-            return;
-        }
         for shard in self.wanted.iter().filter(|shard| state.shard(**shard).is_none()) {
-            let mut members = with_room.clone();
-            members.sort_by_key(|node| std::cmp::Reverse(rank(For::Holding, *shard, *node)));
-            members.truncate(state.replication());
-            members.sort_unstable();
-            let watch = watches.entry(*shard).or_default();
-            plan.propose(watch, None, now, Change::Create { shard: *shard, members });
+            if let Some(members) = self.first_set(state, *shard, &with_room, now) {
+                let watch = watches.entry(*shard).or_default();
+                plan.propose(watch, None, now, Change::Create { shard: *shard, members });
+            }
         }
+    }
+
+    /// The set that a shard begins with. Of a past one those who hold something come first, for it may be nowhere else, and the more
+    /// they hold the sooner. None: somebody is waited for, or nobody can take it.
+    fn first_set(
+        &self,
+        state: &Placement,
+        shard: ShardId,
+        with_room: &[NodeId],
+        now: Timestamp,
+    ) -> Option<Vec<NodeId>> {
+        let is_heard =
+            |(node, _): &(NodeId, Seq)| self.liveness.was_heard(*node) && self.is_live(state, *node, now);
+        let held = self.config.holders.get(&shard).into_iter().flatten();
+        // Who was removed meanwhile is not waited for.
+        let held = held.map(|(node, seq)| (*node, *seq)).filter(|(node, _)| state.node(*node).is_some());
+        let (heard, silent): (Vec<_>, Vec<_>) = held.partition(is_heard);
+        let most = heard.iter().map(|(_, seq)| *seq).max().unwrap_or_default();
+        let is_awaited = !self.liveness.has_listened_for(self.config.holders_wait, now);
+        if silent.iter().any(|(_, seq)| is_awaited || *seq > most) {
+            return None;
+        }
+        let held_by = |node: &NodeId| heard.iter().find(|(holder, _)| holder == node).map(|(_, seq)| *seq);
+        // A full disk takes what it has already.
+        let mut members: Vec<NodeId> =
+            heard.iter().map(|(node, _)| *node).chain(with_room.iter().copied()).collect();
+        members.sort_by_key(|node| std::cmp::Reverse((held_by(node), rank(For::Holding, shard, *node))));
+        members.dedup();
+        members.truncate(state.replication());
+        members.sort_unstable();
+        (!members.is_empty()).then_some(members)
     }
 }
 

@@ -118,6 +118,11 @@ impl Liveness {
 
     /// Whether the driver has listened long enough to know who is there.
     pub fn has_listened(&self, now: Timestamp) -> bool {
-        passed(self.started, now, self.first_wait)
+        self.has_listened_for(self.first_wait, now)
+    }
+
+    /// Whether the driver has listened for so long.
+    pub(super) fn has_listened_for(&self, wait: Duration, now: Timestamp) -> bool {
+        passed(self.started, now, wait)
     }
 }

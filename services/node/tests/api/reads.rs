@@ -29,6 +29,7 @@ async fn call(node: &TestNode) -> v1::ReadCall {
         node: 1,
         disk_uuid: topology.nodes[0].disk_uuid.clone(),
         boot: 1,
+        incarnation: 1,
     };
     v1::ReadCall { from: Some(from), to_node: 1 }
 }

@@ -211,6 +211,7 @@ impl Admin {
     /// # Errors
     /// [`SdkError`].
     pub async fn add_node(&self, request: v1::AddNodeRequest) -> Result<bool, SdkError> {
+        let request = v1::AddNodeRequest { timeout_ms: self.patience(), ..request };
         let answer = self
             .call(|channel| {
                 let request = request.clone();
@@ -268,6 +269,7 @@ impl Admin {
     /// # Errors
     /// [`SdkError`].
     pub async fn restore_region(&self, request: v1::RestoreRegionRequest) -> Result<u32, SdkError> {
+        let request = v1::RestoreRegionRequest { timeout_ms: self.patience(), ..request };
         let answer = self
             .call(|channel| {
                 let request = request.clone();
@@ -334,6 +336,12 @@ impl Admin {
             bytes: answer.bytes,
             damaged: answer.damaged_at.map(|at| (Offset(at), answer.damage)),
         })
+    }
+
+    /// What a call that is made once may take, as its request says it: so it is answered why nothing happens.
+    fn patience(&self) -> u64 {
+        let options = self.client.options();
+        u64::try_from(options.retry_for.min(options.attempt_timeout).as_millis()).unwrap_or(u64::MAX)
     }
 
     async fn call<T, F>(

@@ -41,6 +41,80 @@ fn wanted_shards_are_created_on_nodes_that_are_there() {
     }
 }
 
+/// A region of six with replication 3, of which those nodes hold so much of shard 0, a past one.
+fn restored(held: &[(u32, u64)]) -> Bench {
+    let mut bench = Bench::new(6);
+    let held = held.iter().map(|(node, seq)| (NodeId(*node), Seq(*seq))).collect();
+    let home = Some(Origin { incarnation: meridian_types::Incarnation(2), ..shard(0).origin });
+    let config = Config { home, holders: [(shard(0), held)].into(), ..Config::default() };
+    bench.driver = Driver::new(config, Timestamp(0));
+    bench.hold = true;
+    bench.input(Input::Wanted(vec![shard(0), shard(1)]));
+    bench
+}
+
+/// The first set of each shard, as it was proposed last.
+fn first_sets(bench: &Bench) -> [Option<Vec<NodeId>>; 2] {
+    [0, 1].map(|no| {
+        bench.proposed.iter().rev().find_map(|change| match change {
+            Change::Create { shard: of, members } if *of == shard(no) => Some(members.clone()),
+            _ => None,
+        })
+    })
+}
+
+#[test]
+fn those_who_hold_a_past_shard_are_in_its_first_set() {
+    let mut nodes: Vec<u32> = (1..=6).collect();
+    nodes.sort_by_key(|node| std::cmp::Reverse(rank::rank(rank::For::Holding, shard(0), NodeId(*node))));
+    let (liked, unloved) = (nodes[0], &nodes[3..]);
+    let with = |held: &[u32]| {
+        let mut set = ids(held);
+        set.sort_unstable();
+        Some(set)
+    };
+    // A full disk has it already.
+    let mut bench = restored(&[(unloved[0], 9), (unloved[1], 7)]);
+    bench.full = vec![unloved[0]];
+    bench.run(1_000, &[1, 2, 3, 4, 5, 6]);
+    assert_eq!(first_sets(&bench)[0], with(&[unloved[0], unloved[1], liked]));
+    // More hold something than there shall be replicas.
+    let mut bench = restored(&[(unloved[0], 9), (unloved[1], 7), (liked, 1), (unloved[2], 8)]);
+    bench.run(1_000, &[1, 2, 3, 4, 5, 6]);
+    assert_eq!(first_sets(&bench)[0], with(unloved));
+}
+
+#[test]
+fn who_holds_more_of_a_past_shard_than_all_that_are_heard_is_waited_for_until_it_is_removed() {
+    let mut bench = restored(&[(5, 9), (6, 7)]);
+    bench.run(60_000, &[1, 2, 3, 4, 6]);
+    assert!(
+        first_sets(&bench)[0].is_none() && first_sets(&bench)[1].is_some(),
+        "other shards wait for nobody"
+    );
+    bench.change(Change::Drain { node: NodeId(5) });
+    bench.run(1_000, &[1, 2, 3, 4, 6]);
+    assert_eq!(first_sets(&bench)[0], None, "it may yet come");
+    bench.run(200, &[1, 2, 3, 4, 5, 6]);
+    assert!(first_sets(&bench)[0].as_ref().unwrap().contains(&NodeId(5)), "and is welcome as it goes");
+
+    let mut bench = restored(&[(5, 9), (6, 7)]);
+    bench.change(Change::Drain { node: NodeId(5) });
+    bench.change(Change::Remove { node: NodeId(5) });
+    bench.run(1_000, &[1, 2, 3, 4, 6]);
+    assert!(first_sets(&bench)[0].as_ref().unwrap().contains(&NodeId(6)));
+}
+
+#[test]
+fn who_holds_no_more_of_a_past_shard_than_others_is_waited_for_for_a_while() {
+    let mut bench = restored(&[(5, 9), (6, 9)]);
+    bench.run(9_000, &[1, 2, 3, 4, 6]);
+    assert_eq!(first_sets(&bench)[0], None, "it may have more than it said");
+    bench.run(2_000, &[1, 2, 3, 4, 6]);
+    let set = first_sets(&bench)[0].clone().unwrap();
+    assert!(set.contains(&NodeId(6)) && !set.contains(&NodeId(5)), "{set:?}");
+}
+
 #[test]
 fn a_dead_member_is_replaced_after_its_grace() {
     let mut bench = Bench::led(4, &[1, 2, 3], 1);

@@ -23,6 +23,9 @@ pub struct Config {
     /// Once somebody can be elected although another that does not count has more: how long those may take that have not
     /// answered. Those frames are not committed, but an answer may save them.
     pub longer_wait: Duration,
+    /// Once somebody can be elected in a copy's set that never had a leader: how long the live replicas may take that have not
+    /// answered. Of a new set a majority may hold nothing, and one of them what nobody else does.
+    pub first_leader_wait: Duration,
     /// A proposal without an outcome is made again after this.
     pub propose_timeout: Duration,
     /// Nothing is proposed for so long after a proposal failed.
@@ -61,6 +64,7 @@ impl Default for Config {
             fence_retry_max: Duration::from_secs(1),
             prefer_wait: Duration::from_millis(50),
             longer_wait: Duration::from_secs(1),
+            first_leader_wait: Duration::from_secs(10),
             propose_timeout: Duration::from_secs(1),
             propose_pause: Duration::from_millis(50),
             tell_retry: Duration::from_millis(200),

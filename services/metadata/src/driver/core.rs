@@ -174,7 +174,8 @@ impl Driver {
         let avoid = watch.avoid.map(|(_, node)| node);
         let fitness = |node| Fitness {
             live: self.is_live(state, node, now),
-            fit: state.is_active(node) && avoid != Some(node),
+            active: state.is_active(node),
+            avoided: avoid == Some(node),
         };
         if let Some((node, boot)) = round.winner(shard, row, fitness, &self.config, now) {
             plan.propose(watch, Some(row), now, Change::Elect { shard, epoch: row.begun, node, boot });

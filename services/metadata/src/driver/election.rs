@@ -4,7 +4,8 @@
 //! than its own, and are sure to, are so many of the set, and of the one before, that the rest is no majority of it. A
 //! committed frame is at a majority of one of them, so the winner has it. An answer that is unsure counts for nobody. A copy
 //! of another origin's shard loses nothing by a short leader, for its origin has the rest: once all have answered, its longest
-//! log wins, unsure or not. (Raft asks a majority for this, which in an even set is one more than the intersection needs; a set of two that shrinks to the
+//! log wins, unsure or not. But of a copy's new set a majority may hold nothing, where a region was founded anew:
+//! the first election there waits for all that live, and the longest wins. (Raft asks a majority for this, which in an even set is one more than the intersection needs; a set of two that shrinks to the
 //! shorter of both would then wait for ever.)
 
 use std::collections::BTreeMap;
@@ -51,8 +52,10 @@ struct Asked {
 pub(super) struct Fitness {
     /// It is heard: only such a node is elected.
     pub live: bool,
-    /// It is neither draining nor one that was elected and did not lead.
-    pub fit: bool,
+    /// It is not draining.
+    pub active: bool,
+    /// It was elected last, and did not lead.
+    pub avoided: bool,
 }
 
 impl Round {
@@ -106,6 +109,7 @@ impl Round {
         now: Timestamp,
     ) -> Option<(NodeId, Boot)> {
         let is_copy = config.home.is_some_and(|home| home != shard.origin);
+        let is_first = is_copy && row.elected.is_none();
         let may_win =
             |answer: &Answer| self.can_win(row, answer) || (is_copy && self.is_longest_of_all(row, answer));
         let best = row
@@ -115,7 +119,11 @@ impl Round {
             .filter(|(node, answer)| fitness(*node).live && may_win(answer))
             .max_by_key(|(node, answer)| {
                 let end = if mutant::is(Mutant::ShortestWins) { LogEnd::default() } else { answer.end };
-                (fitness(*node).fit, end, rank(For::Leading, shard, *node))
+                let Fitness { active, avoided, .. } = fitness(*node);
+                // A copy's longest log may be the only one that has what it has, even if its node shall go.
+                let preferred =
+                    if is_copy { (!avoided, end, active) } else { (active && !avoided, end, true) };
+                (preferred, rank(For::Leading, shard, *node))
             });
         let Some((node, answer)) = best else {
             self.electable = None;
@@ -125,9 +133,15 @@ impl Round {
         let voters = row.voters();
         let open = |node: &&NodeId| !self.answers.contains_key(*node);
         let longer = |node: &&NodeId| self.answers.get(*node).is_some_and(|other| other.end > answer.end);
-        let wait = if voters.iter().any(|node| longer(&node)) && voters.iter().any(|node| open(&node)) {
+        let is_awaited = voters.iter().filter(open).any(|node| fitness(*node).live);
+        let wait = if is_first && is_awaited {
+            config.first_leader_wait
+        } else if voters.iter().any(|node| longer(&node)) && voters.iter().any(|node| open(&node)) {
             config.longer_wait
-        } else if voters.iter().filter(open).any(|node| fitness(*node).live) {
+        } else if is_awaited && is_copy {
+            // Nobody waits for a copy's leader but the copy, and the longest may be the only one that is of use.
+            config.longer_wait
+        } else if is_awaited {
             config.prefer_wait
         } else {
             Duration::ZERO

@@ -89,6 +89,83 @@ fn the_longest_of_a_copys_damaged_logs_wins_once_all_have_answered() {
     }
 }
 
+/// A set of a past shard that never had a leader, on a driver that has heard all.
+fn begun_for_a_past_shard() -> Bench {
+    let mut bench = begun();
+    let config = Config { home: Some(Origin::first(RegionId(2))), ..Config::default() };
+    bench.driver = Driver::new(config, Timestamp(bench.now));
+    bench.beat_all();
+    bench.run(1_000, &[1, 2, 3]);
+    bench
+}
+
+#[test]
+fn the_first_election_of_a_past_shard_waits_for_all_that_live() {
+    for slow in 1..=3 {
+        let mut bench = begun_for_a_past_shard();
+        for node in (1..=3).filter(|node| *node != slow) {
+            bench.answer(node, end(0, 0));
+        }
+        bench.run(5_000, &[1, 2, 3]);
+        assert_eq!(bench.leader(), None, "two that hold nothing, and one that lives");
+        bench.answer(slow, end(1, 9));
+        assert_eq!(bench.leader().map(|leader| leader.node), Some(NodeId(slow)), "at once");
+
+        let mut bench = begun_for_a_past_shard();
+        for node in (1..=3).filter(|node| *node != slow) {
+            bench.answer(node, end(0, 0));
+        }
+        let alive: Vec<u32> = (1..=3).filter(|node| *node != slow).collect();
+        bench.run(1_500, &alive);
+        assert!(bench.leader().is_some(), "who is not heard is not waited for");
+
+        let mut bench = begun_for_a_past_shard();
+        for node in &alive {
+            bench.answer(*node, end(0, 0));
+        }
+        bench.run(12_000, &[1, 2, 3]);
+        assert!(bench.leader().is_some(), "nor one that cannot open the shard, for ever");
+    }
+}
+
+#[test]
+fn the_longest_log_of_a_past_shard_leads_even_if_it_shall_go_until_others_have_it() {
+    let mut bench = begun_for_a_past_shard();
+    bench.change(Change::Join(join(4)));
+    bench.change(Change::Drain { node: NodeId(3) });
+    for epoch in 1..=2 {
+        bench.answer(1, end(0, 0));
+        bench.answer(2, end(0, 0));
+        bench.answer(3, end(1, 9));
+        let elected = Elected { epoch: LeaderEpoch(epoch), node: NodeId(3), boot: Boot(1) };
+        assert_eq!(bench.row().elected, Some(elected), "even when it is to give way");
+    }
+    bench.run(6_000, &[1, 2, 3]);
+    assert_eq!(bench.begins(), 3, "it is asked to give way once more");
+    for node in 1..=3 {
+        bench.answer(node, end(1, 9));
+    }
+    assert!(bench.leader().is_some_and(|leader| leader.node != NodeId(3)), "others have as much by now");
+}
+
+/// Who was elected and did not lead is passed over, though it is the longest.
+#[test]
+fn a_copys_longest_log_that_cannot_lead_is_passed_over() {
+    let mut bench = begun_for_a_past_shard();
+    bench.idle = vec![3];
+    for node in 1..=2 {
+        bench.answer(node, end(1, 4));
+    }
+    bench.answer(3, end(1, 9));
+    assert_eq!(bench.leader().map(|leader| leader.node), Some(NodeId(3)));
+    bench.run(2_000, &[1, 2, 3]);
+    for node in 1..=3 {
+        bench.answer(node, end(1, if node == 3 { 9 } else { 4 }));
+    }
+    bench.run(2_000, &[1, 2, 3]);
+    assert!(bench.leader().is_some_and(|leader| leader.node != NodeId(3)), "{:?}", bench.row());
+}
+
 #[test]
 fn more_in_an_unsure_log_is_waited_for_and_not_for_ever() {
     let mut bench = Bench::with(5, &[1, 2, 3]);

@@ -230,6 +230,29 @@ async fn a_founding_that_was_cut_short_goes_on() {
     }
 }
 
+/// The lowest founder may be gone for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_that_found_the_same_found_it_once() {
+    let (net, mut nodes) = nodes(3, |_| ()).await;
+    nodes[0].down().await;
+    let command = at(1, Change::Genesis(genesis(&net, &[1, 2, 3])));
+    let other = at(2, Change::Genesis(genesis(&net, &[1, 2, 3])));
+    let (second, third) = (nodes[1].handle(), nodes[2].handle());
+    let (one, two) = tokio::join!(second.bootstrap(command.clone(), LONG), third.bootstrap(other, LONG));
+    one.unwrap();
+    two.unwrap();
+    nodes[0].up().await;
+    nodes[0].handle().bootstrap(command, LONG).await.unwrap();
+    let state = agree(&nodes).await;
+    assert_eq!((state.cluster(), state.revision()), (Some(CLUSTER), 1));
+    let terms =
+        nodes.iter().map(|node| node.handle().status().leader).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(terms.len(), 1, "{terms:?}");
+    for node in &mut nodes {
+        node.down().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_and_nodes_with_another_disk_are_refused() {
     let (net, mut nodes) = cluster(3, |_| ()).await;

@@ -9,11 +9,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use meridian_metadata::catalog::{Catalog, Change, Command, Genesis, MAX_FEATURE_LEVEL, NodeRow, RegionRow};
 use meridian_metadata::placement::{Found, Join};
-use meridian_metadata::{CatalogHandle, PeerChannels as _, PlacementHandle};
+use meridian_metadata::{CatalogHandle, PeerChannels as _, PlacementHandle, Standing};
 use meridian_mirror::{Identity, PeerHello, Vetting};
 use meridian_types::{Clock, DiskUuid, NodeId, RegionId, RegionName};
 use meridian_wire::v1::peer_service_client::PeerServiceClient;
@@ -27,6 +28,9 @@ const AGAIN_AFTER: Duration = Duration::from_millis(300);
 /// Between two questions that are in no hurry.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// The lowest of a region's founders founds it within this, where it lives.
+const LOWEST_WITHIN: Duration = Duration::from_secs(5);
+const STANDING_WITHIN: Duration = Duration::from_secs(2);
 /// Who does not answer for so long holds up no start.
 const WANTED_WITHIN: Duration = Duration::from_secs(2);
 
@@ -274,8 +278,8 @@ pub async fn report_level(me: NodeId, catalog: CatalogHandle, clock: Arc<dyn Clo
     }
 }
 
-/// Waits until this region's placement is founded; founds it where that is this node's part: the lowest of the region's
-/// founders.
+/// Waits until this region's placement is founded; founds it where that is this node's part: that of the lowest of the region's
+/// founders that answers. Founding is the same whoever does it, and may be done by two at once: it names the same voters.
 ///
 /// # Errors
 /// [`FoundingError`]: this node will never be let in as it is.
@@ -286,26 +290,24 @@ pub async fn place(
     placement: &PlacementHandle,
 ) -> Result<(), FoundingError> {
     let mut changed = placement.changed();
+    let began = Instant::now();
     while placement.state().founded().is_none() {
         let state = catalog.state();
         let Some(region) = state.region_named(&me.region) else {
             return Err(FoundingError::NotThisNode(format!("the catalog knows no region {}", me.region)));
         };
-        let nodes: Vec<Join> = state
-            .nodes()
-            // Those that were added since join a region that is founded.
-            .filter(|node| match &region.founders[..] {
-                [] => node.region == region.id && !node.added,
-                founders => founders.contains(&node.id),
-            })
-            .map(|node| Join {
-                node: node.id,
-                disk: node.disk,
-                peer_address: node.peer_address.clone(),
-                client_address: node.client_address.clone(),
-            })
-            .collect();
-        if nodes.iter().map(|node| node.node).min() == Some(me.node) {
+        let nodes = founders(&state, region);
+        let is_founder = nodes.iter().any(|node| node.node == me.node);
+        let is_lowest = is_founder && nodes.iter().all(|node| node.node >= me.node);
+        // The lowest has its time; who begins later than the others may find them founded.
+        let mut founds = is_lowest;
+        if is_founder && !is_lowest && began.elapsed() >= LOWEST_WITHIN {
+            let of_it = || state.nodes().filter(|node| node.region == region.id && node.id != me.node);
+            let asked = of_it().map(|node| placement.standing_of(node.id, STANDING_WITHIN));
+            let standings = of_it().map(|node| node.id).zip(join_all(asked).await).collect();
+            founds = is_my_turn(me.node, &nodes, &standings);
+        }
+        if founds {
             let replication = config.placement.replication;
             let found = Found { cluster: me.cluster, region: region.id, replication, nodes };
             if let Err(error) = placement.bootstrap(found, Duration::from_secs(10)).await {
@@ -315,6 +317,33 @@ pub async fn place(
         let _ = tokio::time::timeout(AGAIN_AFTER, changed.changed()).await;
     }
     Ok(())
+}
+
+/// Who founds a region's placement; nobody where one of them is gone, for then others have founded it before.
+fn founders(state: &Catalog, region: &RegionRow) -> Vec<Join> {
+    let nodes: Vec<Join> = state
+        .nodes()
+        // Those that were added since join a region that is founded.
+        .filter(|node| match &region.founders[..] {
+            [] => node.region == region.id && !node.added,
+            founders => founders.contains(&node.id),
+        })
+        .map(|node| Join {
+            node: node.id,
+            disk: node.disk,
+            peer_address: node.peer_address.clone(),
+            client_address: node.client_address.clone(),
+        })
+        .collect();
+    if region.founders.len() > nodes.len() { Vec::new() } else { nodes }
+}
+
+/// Whether a founder that is not the lowest founds: none below it answers, and nobody who does knows of a group.
+fn is_my_turn(me: NodeId, founders: &[Join], standings: &BTreeMap<NodeId, Option<Standing>>) -> bool {
+    let answer = |node: &NodeId| standings.get(node).is_some_and(Option::is_some);
+    let lower = founders.iter().map(|founder| founder.node).filter(|node| *node < me);
+    let is_founded = standings.values().flatten().any(|standing| !standing.configs.is_empty());
+    !is_founded && !lower.into_iter().any(|node| answer(&node))
 }
 
 /// What the file says of the regions is what the cluster was founded with: what differs would be ignored otherwise.
@@ -408,5 +437,40 @@ async fn greet(me: &Identity, ways: &Arc<PeerWays>, node: NodeId) -> Result<Disk
         Ok(peer) if peer.identity.node == node => Ok(peer.identity.disk),
         Ok(peer) => Err(Greeting::NoAnswer(format!("its address leads to node {}", peer.identity.node))),
         Err(error) => Err(Greeting::Refused(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_founder_that_answers_founds_and_nobody_where_a_group_is_known_of() {
+        let founder = |id: u32| Join {
+            node: NodeId(id),
+            disk: DiskUuid::default(),
+            peer_address: String::new(),
+            client_address: String::new(),
+        };
+        let founders: Vec<Join> = [3, 4, 5].map(founder).into();
+        let turn = |me: u32, answers: &[(u32, Option<&[u32]>)]| {
+            let standing = |voters: &[u32]| Standing {
+                configs: if voters.is_empty() {
+                    vec![]
+                } else {
+                    vec![voters.iter().map(|id| NodeId(*id)).collect()]
+                },
+                leader: None,
+            };
+            let answers = answers.iter().map(|(node, voters)| (NodeId(*node), voters.map(standing)));
+            is_my_turn(NodeId(me), &founders, &answers.collect())
+        };
+        assert!(turn(4, &[(3, None), (5, Some(&[]))]));
+        assert!(turn(4, &[(3, None), (5, None)]));
+        assert!(turn(5, &[(3, None), (4, None)]));
+        assert!(!turn(4, &[(3, Some(&[])), (5, Some(&[]))]), "the lowest lives");
+        assert!(!turn(5, &[(3, None), (4, Some(&[]))]));
+        assert!(!turn(4, &[(3, None), (5, Some(&[3, 4, 5]))]), "it was founded before the lowest died");
+        assert!(!turn(4, &[(3, None), (5, None), (9, Some(&[5, 8, 9]))]), "and others have come since");
     }
 }

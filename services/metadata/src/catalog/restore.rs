@@ -154,6 +154,11 @@ impl Catalog {
                 let mut sets = standing.configs.iter();
                 sets.find(|set| set.difference(&lost).count() <= set.len() / 2)?.clone()
             }
+            // It was restored, and lost a majority of those that were to found it before they had.
+            None if !row.founders.is_empty() => {
+                let founders: BTreeSet<NodeId> = row.founders.iter().copied().collect();
+                Some(founders).filter(|set| set.difference(&lost).count() <= set.len() / 2)?
+            }
             // Nobody is left who took part: those that came in nobody's place did.
             None => {
                 let of_it = self.nodes().filter(|node| node.region == row.id && node.replaces.is_none());

@@ -603,6 +603,15 @@ fn a_restore_is_due_once_no_set_of_voters_that_anyone_knows_of_has_a_majority_le
     assert_eq!((asked(&[21, 22]), asked(&[22])), (vec![2, 12], vec![2, 12, 21]));
     catalog.apply(at(9, Change::RestoreRegion(restore.clone()))).unwrap();
     assert_eq!(catalog.due_restore(&us, &[seen(&[1, 11, 12])]), None, "done");
+
+    // Of those that were to found it anew two are lost before they had.
+    assert_eq!(catalog.region_named(&us).unwrap().founders, [NodeId(12), NodeId(21), NodeId(22)]);
+    add(&mut catalog, 31, Some(21));
+    let unheard = [nothing.clone(), nothing.clone()];
+    assert_eq!(catalog.due_restore(&us, &unheard), None, "two of three can found it");
+    add(&mut catalog, 32, Some(22));
+    let again = catalog.due_restore(&us, &unheard).unwrap();
+    assert_eq!(again.voters, [NodeId(12), NodeId(21), NodeId(22)]);
 }
 
 #[test]

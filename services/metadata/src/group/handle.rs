@@ -226,8 +226,8 @@ impl GroupHandle<Catalog> {
 }
 
 impl GroupHandle<Placement> {
-    /// Founds the region's placement: the nodes that it names become the voters. To be called on one node, the lowest of
-    /// them, once the cluster is founded; and again after a crash until the state says that it is.
+    /// Founds the region's placement: the nodes that it names become the voters. To be called once the cluster is founded; and again after a crash until the state says that it is. On one node, or on several that
+    /// name the same nodes: each makes the same voters of them, and one of them leads.
     ///
     /// # Errors
     /// [`BootstrapError`].

@@ -248,8 +248,13 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
     tasks.spawn(catalog.clone().keep_members(Rule::Catalog, members(catalog.clone())));
     let keeping = keep_nodes(me.region.clone(), placement.handle(), catalog.clone(), clock.clone());
     tasks.spawn(keeping);
-    let restoring = keep_restored(me.region.clone(), placement.handle(), catalog.clone(), clock.clone());
-    tasks.spawn(restoring);
+    tasks.spawn(keep_restored(
+        me.region.clone(),
+        region.clone(),
+        placement.handle(),
+        catalog.clone(),
+        clock.clone(),
+    ));
     let joined = tokio::select! {
         joined = async {
             founding::join(&config, &me, &catalog, &ways, &*clock).await?;

@@ -1,20 +1,22 @@
-//! A restore that begins by itself: nodes came in the place of a majority of those that decide in the region.
+//! A restore that begins by itself: nodes came in the place of a majority of those that decide in the region, or on one of its shards.
 //!
 //! That their disks are lost was said by an operator, one by one, as the new nodes were added; here only the rest is done that
 //! `meridian region restore` would. More careful than an operator may be: it waits until everyone answers who may
 //! still hold something, or know of another set of voters, so that nothing is given up that is only out of reach.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use meridian_metadata::catalog::{Catalog, Change, Command, NodeRow, Past, RestoreRegion};
-use meridian_metadata::{CatalogHandle, PlacementHandle};
+use meridian_metadata::{CatalogHandle, PlacementHandle, Role};
 use meridian_types::{Clock, NodeId, RegionName, Seq, ShardId};
 use meridian_wire::v1;
 use meridian_wire::v1::cluster_service_client::ClusterServiceClient;
 use tonic::transport::Endpoint;
+
+use crate::region::Region;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
@@ -27,6 +29,7 @@ const PROPOSE_WITHIN: Duration = Duration::from_secs(10);
 /// Restores the region once that is due, for ever.
 pub async fn keep_restored(
     region: RegionName,
+    neighbours: Region,
     placement: PlacementHandle,
     catalog: CatalogHandle,
     clock: Arc<dyn Clock>,
@@ -34,6 +37,7 @@ pub async fn keep_restored(
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut led = Instant::now();
+    let mut silent: BTreeMap<NodeId, Instant> = BTreeMap::new();
     let mut said = String::new();
     loop {
         looks.tick().await;
@@ -41,13 +45,28 @@ pub async fn keep_restored(
         if standing.is_none_or(|standing| standing.leader.is_some()) {
             led = Instant::now();
         }
-        if led.elapsed() < LEADERLESS || catalog.state().replaced(&region).is_empty() {
-            continue;
+        let replaced = catalog.state().replaced(&region);
+        silent.retain(|node, _| replaced.contains(node));
+        for node in &replaced {
+            if neighbours.is_live(*node) {
+                silent.remove(node);
+            } else {
+                silent.entry(*node).or_insert_with(Instant::now);
+            }
         }
-        if let Err(why) = attempt(&region, &placement, &catalog, &*clock).await
+        let done = if replaced.is_empty() {
+            continue;
+        } else if led.elapsed() >= LEADERLESS {
+            attempt(&region, &placement, &catalog, &*clock).await
+        } else {
+            let gone = silent.iter().filter(|(_, since)| since.elapsed() >= LEADERLESS);
+            let gone = gone.map(|(node, _)| *node).collect();
+            attempt_for_shards(&region, &gone, &placement, &catalog, &*clock).await
+        };
+        if let Err(why) = done
             && why != said
         {
-            tracing::warn!(%region, why, "disks of this region were replaced and nobody leads it; it is not yet restored; trying on");
+            tracing::warn!(%region, why, "disks of this region were replaced and nobody leads it, or some of its shards; it is not yet restored; trying on");
             said = why;
         }
     }
@@ -75,7 +94,45 @@ async fn attempt(
     }
     let restore = state.due_restore(region, &standings);
     let restore = restore.ok_or("a majority of those that decide is left; start them")?;
-    let asked = state.may_hold(&restore, &strangers);
+    tracing::warn!("a majority of the region's disks was replaced");
+    carry_out(restore, &strangers, catalog, clock).await
+}
+
+/// Placement has a majority, and some of its sets of replicas have not. Only who leads it looks, and knows that it does: what it knows of
+/// the sets is true.
+async fn attempt_for_shards(
+    region: &RegionName,
+    gone: &BTreeSet<NodeId>,
+    placement: &PlacementHandle,
+    catalog: &CatalogHandle,
+    clock: &dyn Clock,
+) -> Result<(), String> {
+    if gone.is_empty()
+        || placement.status().role != Role::Leader
+        || placement.barrier(ANSWER_WITHIN).await.is_err()
+    {
+        return Ok(());
+    }
+    let state = catalog.state();
+    let Some(restore) = state.due_restore_of_shards(region, &placement.state(), gone) else { return Ok(()) };
+    for node in &restore.lost {
+        if answers(&state, *node, ANSWER_WITHIN).await {
+            return Err(format!("node {node} was replaced, is not heard in its region, and answers; end it"));
+        }
+    }
+    tracing::warn!(set = ?restore.voters, "a majority of a shard's disks was replaced");
+    carry_out(restore, &BTreeSet::new(), catalog, clock).await
+}
+
+/// Asks everyone what is left, and has the region restored.
+async fn carry_out(
+    restore: RestoreRegion,
+    strangers: &BTreeSet<NodeId>,
+    catalog: &CatalogHandle,
+    clock: &dyn Clock,
+) -> Result<(), String> {
+    let state = catalog.state();
+    let asked = state.may_hold(&restore, strangers);
     let answers = join_all(asked.iter().map(|node| held_by(node, ANSWER_WITHIN))).await;
     let mut silent = Vec::new();
     let mut said = Vec::new();
@@ -93,7 +150,7 @@ async fn attempt(
         ));
     }
     let restore = RestoreRegion { past: past(&state, &restore, &said), ..restore };
-    tracing::warn!(?restore, "a majority of the region's disks was replaced: it is restored");
+    tracing::warn!(?restore, "the region is restored");
     let command = Command::new(clock.now(), Change::RestoreRegion(restore));
     match catalog.propose(command, PROPOSE_WITHIN).await {
         Ok(Ok(_)) => Ok(()),

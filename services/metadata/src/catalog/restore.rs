@@ -13,6 +13,7 @@ use super::reply::{Outcome, Refusal, RefusalCode as Code, Reply};
 use super::rows::{NodeRow, RegionRow};
 use super::state::Catalog;
 use crate::group::Standing;
+use crate::placement::Placement;
 
 /// Whether a shard takes publishes: its region holds again what `before` says of the incarnations that ended. Before it does, a
 /// retry of what that had acknowledged would be stored a second time.
@@ -170,6 +171,37 @@ impl Catalog {
             region: row.id,
             incarnation: row.incarnation,
             voters: voters.into_iter().collect(),
+            lost: lost.into_iter().collect(),
+            past: Vec::new(),
+        })
+    }
+
+    /// The restore, but for what is left, that is due because a set of replicas lost its majority for good, though placement has one:
+    /// no other set can take its place, for that needs a leader. `silent`: the replaced nodes that nobody hears; those that are heard
+    /// are emptied, and so are those that leave a majority.
+    pub fn due_restore_of_shards(
+        &self,
+        region: &RegionName,
+        placement: &Placement,
+        silent: &BTreeSet<NodeId>,
+    ) -> Option<RestoreRegion> {
+        let row = self.region_named(region)?;
+        // Nothing is given up before others are there.
+        let joined = self.nodes().filter(|node| placement.node(node.id).is_some());
+        let replaced: BTreeSet<NodeId> = joined.filter_map(|node| node.replaces).collect();
+        let lost: BTreeSet<NodeId> = self
+            .replaced(region)
+            .into_iter()
+            .filter(|id| silent.contains(id) && replaced.contains(id))
+            .collect();
+        let is_lost =
+            |set: &&Vec<NodeId>| 2 * set.iter().filter(|id| !lost.contains(id)).count() <= set.len();
+        let mut sets =
+            placement.shards().flat_map(|(_, row)| std::iter::once(&row.members).chain(&row.previous));
+        Some(RestoreRegion {
+            region: row.id,
+            incarnation: row.incarnation,
+            voters: sets.find(is_lost)?.clone(),
             lost: lost.into_iter().collect(),
             past: Vec::new(),
         })

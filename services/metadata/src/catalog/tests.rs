@@ -615,6 +615,54 @@ fn a_restore_is_due_once_no_set_of_voters_that_anyone_knows_of_has_a_majority_le
 }
 
 #[test]
+fn a_restore_is_due_where_a_shards_set_lost_its_majority_and_placement_did_not() {
+    use crate::placement::{self, Found, Join, Placement};
+
+    let mut catalog = founded();
+    let us = RegionName::new("us").unwrap();
+    let set = |ids: &[u32]| ids.iter().map(|id| NodeId(*id)).collect::<BTreeSet<_>>();
+    let add = |catalog: &mut Catalog, placement: &mut Placement, id: u32, replaces: Option<u32>| {
+        let row = NodeRow { replaces: replaces.map(NodeId), ..node(id, 1, 0xD0 + u128::from(id)) };
+        let NodeRow { disk, peer_address, client_address, .. } = row.clone();
+        catalog.apply(at(9, Change::RegisterNode(row))).unwrap();
+        let join = Join { node: NodeId(id), disk, peer_address, client_address };
+        match placement.founded() {
+            Some(_) => placement.change(placement::Change::Join(join)).unwrap(),
+            None => {
+                let found = Found {
+                    cluster: genesis().cluster,
+                    region: RegionId(1),
+                    replication: 3,
+                    nodes: vec![join],
+                };
+                placement.change(placement::Change::Found(found)).unwrap();
+            }
+        }
+    };
+    let mut placement = Placement::default();
+    for id in 11..=15 {
+        add(&mut catalog, &mut placement, id, None);
+    }
+    let shard = |no: u16| ShardId { origin: Origin::first(RegionId(1)), no: ShardNo(no) };
+    for (no, members) in [(0, [11, 12, 13]), (1, [12, 13, 14])] {
+        let members = members.map(NodeId).to_vec();
+        placement.change(placement::Change::Create { shard: shard(no), members }).unwrap();
+    }
+    add(&mut catalog, &mut placement, 21, Some(11));
+    assert_eq!(catalog.due_restore_of_shards(&us, &placement, &set(&[11])), None, "placement empties it");
+    let before = placement.clone();
+    add(&mut catalog, &mut placement, 22, Some(12));
+    assert_eq!(catalog.due_restore_of_shards(&us, &placement, &set(&[11])), None, "node 12 is heard");
+    let silent = set(&[11, 12, 15]);
+    assert_eq!(catalog.due_restore_of_shards(&us, &before, &silent), None, "node 22 is not there yet");
+    let restore = catalog.due_restore_of_shards(&us, &placement, &silent).unwrap();
+    assert_eq!(restore.voters, [NodeId(11), NodeId(12), NodeId(13)]);
+    assert_eq!(restore.lost, [NodeId(11), NodeId(12)], "node 15 may come back");
+    catalog.apply(at(9, Change::RestoreRegion(restore))).unwrap();
+    assert_eq!(catalog.region_named(&us).unwrap().founders.len(), 6);
+}
+
+#[test]
 fn where_nobody_is_left_who_decided_all_that_came_first_must_be_lost() {
     let mut catalog = founded();
     let us = RegionName::new("us").unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meridian_types::{Boot, LeaderEpoch, NodeId, Origin, Seq, ShardId, Timestamp};
+use meridian_types::{Boot, Incarnation, LeaderEpoch, NodeId, Origin, Seq, ShardId, Timestamp};
 
 use super::config::{Config, passed};
 use super::effect::Effect;
@@ -230,7 +230,8 @@ impl Driver {
     }
 
     /// The set that a shard begins with. Of a past one those who hold something come first, for it may be nowhere else, and the more
-    /// they hold the sooner. None: somebody is waited for, or nobody can take it.
+    /// they hold the sooner. What the region writes now lies where the same shard of the incarnation before does: whoever leads it is
+    /// asked about producers of that time. None: somebody is waited for, or nobody can take it.
     fn first_set(
         &self,
         state: &Placement,
@@ -238,26 +239,49 @@ impl Driver {
         with_room: &[NodeId],
         now: Timestamp,
     ) -> Option<Vec<NodeId>> {
-        let is_heard =
-            |(node, _): &(NodeId, Seq)| self.liveness.was_heard(*node) && self.is_live(state, *node, now);
-        let held = self.config.holders.get(&shard).into_iter().flatten();
-        // Who was removed meanwhile is not waited for.
-        let held = held.map(|(node, seq)| (*node, *seq)).filter(|(node, _)| state.node(*node).is_some());
-        let (heard, silent): (Vec<_>, Vec<_>) = held.partition(is_heard);
-        let most = heard.iter().map(|(_, seq)| *seq).max().unwrap_or_default();
-        let is_awaited = !self.liveness.has_listened_for(self.config.holders_wait, now);
-        if silent.iter().any(|(_, seq)| is_awaited || *seq > most) {
-            return None;
-        }
-        let held_by = |node: &NodeId| heard.iter().find(|(holder, _)| holder == node).map(|(_, seq)| *seq);
+        let is_heard = |node: &NodeId| self.liveness.was_heard(*node) && self.is_live(state, *node, now);
+        let before = self.before(shard).filter(|before| self.wanted.contains(before));
+        let first: Vec<(NodeId, Seq)> = match before {
+            Some(before) => {
+                let members = &state.shard(before)?.members;
+                members.iter().filter(|node| is_heard(node)).map(|node| (*node, Seq::ZERO)).collect()
+            }
+            None => self.holders_of(state, shard, is_heard, now)?,
+        };
+        let held_by = |node: &NodeId| first.iter().find(|(holder, _)| holder == node).map(|(_, seq)| *seq);
         // A full disk takes what it has already.
         let mut members: Vec<NodeId> =
-            heard.iter().map(|(node, _)| *node).chain(with_room.iter().copied()).collect();
+            first.iter().map(|(node, _)| *node).chain(with_room.iter().copied()).collect();
         members.sort_by_key(|node| std::cmp::Reverse((held_by(node), rank(For::Holding, shard, *node))));
         members.dedup();
         members.truncate(state.replication());
         members.sort_unstable();
         (!members.is_empty()).then_some(members)
+    }
+
+    /// The same shard of the incarnation before, where the region writes it now.
+    fn before(&self, shard: ShardId) -> Option<ShardId> {
+        let home =
+            self.config.home.filter(|home| *home == shard.origin && home.incarnation > Incarnation(1))?;
+        let incarnation = Incarnation(home.incarnation.0 - 1);
+        Some(ShardId { origin: Origin { incarnation, ..home }, ..shard })
+    }
+
+    /// Who holds something of a past shard and is heard; none: somebody is waited for. Who was removed meanwhile is not.
+    fn holders_of(
+        &self,
+        state: &Placement,
+        shard: ShardId,
+        is_heard: impl Fn(&NodeId) -> bool,
+        now: Timestamp,
+    ) -> Option<Vec<(NodeId, Seq)>> {
+        let held = self.config.holders.get(&shard).into_iter().flatten();
+        let held = held.map(|(node, seq)| (*node, *seq)).filter(|(node, _)| state.node(*node).is_some());
+        let (heard, silent): (Vec<_>, Vec<_>) = held.partition(|(node, _)| is_heard(node));
+        let most = heard.iter().map(|(_, seq)| *seq).max().unwrap_or_default();
+        let is_awaited = !self.liveness.has_listened_for(self.config.holders_wait, now);
+        let waits = silent.iter().any(|(_, seq)| is_awaited || *seq > most);
+        (!waits).then_some(heard)
     }
 }
 

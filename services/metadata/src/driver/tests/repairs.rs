@@ -85,6 +85,28 @@ fn those_who_hold_a_past_shard_are_in_its_first_set() {
 }
 
 #[test]
+fn what_a_restored_region_writes_lies_where_the_same_shard_did_before() {
+    let home = Origin { incarnation: meridian_types::Incarnation(2), ..shard(0).origin };
+    for (no, holder) in (0..4).flat_map(|no| (1..=6).map(move |holder| (no, holder))) {
+        let (past, new) = (shard(no), ShardId { origin: home, ..shard(no) });
+        let mut bench = Bench::new(6);
+        let held = [(past, [(NodeId(holder), Seq(9))].into())].into();
+        let config = Config { home: Some(home), holders: held, ..Config::default() };
+        bench.driver = Driver::new(config, Timestamp(0));
+        bench.input(Input::Wanted(vec![past, new]));
+        let others: Vec<u32> = (1..=6).filter(|node| *node != holder).collect();
+        bench.run(1_000, &others);
+        assert!(
+            bench.state.shard(past).is_none() && bench.state.shard(new).is_none(),
+            "the holder is waited for"
+        );
+        bench.run(200, &[1, 2, 3, 4, 5, 6]);
+        let [past, new] = [past, new].map(|shard| bench.state.shard(shard).unwrap().members.clone());
+        assert!(past.contains(&NodeId(holder)) && past == new, "{past:?} {new:?}");
+    }
+}
+
+#[test]
 fn who_holds_more_of_a_past_shard_than_all_that_are_heard_is_waited_for_until_it_is_removed() {
     let mut bench = restored(&[(5, 9), (6, 7)]);
     bench.run(60_000, &[1, 2, 3, 4, 6]);

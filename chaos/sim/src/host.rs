@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use meridian_shard::{CopyFault, Home, LogPoint, Publish, Replica, ReplicaSet, RequestId, Totals};
 use meridian_storage::{Chain, Entry, Frame, FrameEffects};
-use meridian_types::{Hlc, LeaderEpoch, NodeId, Seq};
+use meridian_types::{Hlc, LeaderEpoch, NodeId, Seq, ShardId};
 
 /// A frame between the log's end and the index.
 pub struct Unapplied {
@@ -45,6 +45,9 @@ pub struct Host {
     /// The replica's log as its effects made it, for the checkers: frame n at n − 1.
     pub view: Vec<Frame>,
     pub to_submit: Vec<Entry>,
+    /// How far the volume was told that the log is applied, and that it is about to be told more.
+    pub marked: Seq,
+    pub marking: bool,
     pub totals: Totals,
     pub applied_hlc: Hlc,
     pub fault: Option<CopyFault>,
@@ -70,6 +73,15 @@ pub struct Host {
 }
 
 impl Host {
+    /// Has the volume told how far the log is applied.
+    pub fn mark(&mut self, shard: ShardId) {
+        let through = self.replica.marks().applied;
+        if through > self.marked {
+            self.marked = through;
+            self.to_submit.push(Entry::Applied { shard, through });
+        }
+    }
+
     pub fn point(&self, seq: Seq) -> Option<LogPoint> {
         let header = self.view.get(usize::try_from(seq.0.checked_sub(1)?).ok()?)?.header;
         Some(LogPoint { seq, epoch: header.log_epoch, chain: header.chain })

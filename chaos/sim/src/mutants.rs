@@ -39,7 +39,7 @@ pub fn law(mutant: Mutant) -> Law {
         Mutant::ResumeTooFar | Mutant::PastForgotten | Mutant::PublishesTooEarly => Law::NoHoleNoTwin,
         Mutant::StaleRead => Law::LinearizableReads,
         Mutant::AppliedPastFlushed => Law::MarksInOrder,
-        Mutant::CutNotWritten | Mutant::PastIsReplayed => Law::StoredLast,
+        Mutant::CutNotWritten | Mutant::PastIsReplayed | Mutant::MarkForgotten => Law::StoredLast,
         Mutant::RestartedLeads => Law::OneWriter,
         Mutant::HlcGoesBack => Law::HlcRises,
         Mutant::DoubtEndsEarly | Mutant::DoubtNotWritten => Law::InDoubt,

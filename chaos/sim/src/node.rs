@@ -302,6 +302,7 @@ impl Process {
     pub fn submit(&mut self, shard: ShardId) {
         let Some(host) = self.hosts.get_mut(&shard) else { return };
         if !host.to_submit.is_empty() {
+            host.mark(shard);
             let mut entries: Vec<Entry> = std::mem::take(&mut host.to_submit);
             if let from @ Some(_) = host.replica.doubt_to_write() {
                 entries.insert(0, Entry::Doubt { shard, from });
@@ -327,13 +328,15 @@ fn home_of(id: ShardId, home: Origin) -> Home {
 }
 
 fn host(id: ShardId, home: Origin, replica: Replica) -> Host {
-    let seen = replica.marks().committed;
+    let (seen, marked) = (replica.marks().committed, replica.marks().applied);
     Host {
         home: home_of(id, home),
         replica,
         unapplied: VecDeque::new(),
         view: Vec::<Frame>::new(),
         to_submit: Vec::new(),
+        marked,
+        marking: false,
         totals: Totals::default(),
         applied_hlc: Hlc::ZERO,
         fault: None,

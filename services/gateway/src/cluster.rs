@@ -176,9 +176,13 @@ impl v1::cluster_service_server::ClusterService for Cluster {
 
     async fn list_shards(
         &self,
-        _request: Request<v1::ListShardsRequest>,
+        request: Request<v1::ListShardsRequest>,
     ) -> Result<Response<v1::ListShardsResponse>, Status> {
-        Ok(Response::new(self.0.shards()))
+        let shards = self.0.shards();
+        if request.into_inner().durable {
+            self.0.host().flush_index().await;
+        }
+        Ok(Response::new(shards))
     }
 
     async fn add_node(

@@ -560,6 +560,7 @@ impl Parts<'_> {
                 tail_bytes: limits.tail_bytes.0 as usize / shards.max(1),
                 producers: 10_000,
                 flush_every: Duration::from_secs(5),
+                mark_after: Duration::from_millis(250),
             },
             index,
             reader,

@@ -182,7 +182,10 @@ fn past(catalog: &Catalog, restore: &RestoreRegion, said: &[v1::ListShardsRespon
 async fn held_by(node: &NodeRow, within: Duration) -> Option<v1::ListShardsResponse> {
     let answer = async {
         let channel = Endpoint::from_shared(node.client_address.clone()).ok()?.connect().await.ok()?;
-        let answer = ClusterServiceClient::new(channel).list_shards(v1::ListShardsRequest {}).await.ok()?;
+        let answer = ClusterServiceClient::new(channel)
+            .list_shards(v1::ListShardsRequest { durable: true })
+            .await
+            .ok()?;
         Some(answer.into_inner()).filter(|answer| answer.node == node.id.0)
     };
     tokio::time::timeout(within, answer).await.ok().flatten()

@@ -38,6 +38,8 @@ pub struct HostConfig {
     pub producers: usize,
     /// How often the index is flushed, so that a restart replays little.
     pub flush_every: Duration,
+    /// After how long without frames the volume is told how far a shard is applied, so that a crash forgets none of it.
+    pub mark_after: Duration,
 }
 
 /// Why a host does not open.
@@ -186,6 +188,7 @@ impl ShardHost {
             tail,
             unapplied,
             totals: lanes.totals,
+            mark_after: config.mark_after,
         };
         let (handle, joined) = task.spawn();
         self.tasks.lock().push(joined);

@@ -85,8 +85,10 @@ impl Opening {
         }
         if is_past && !mutant::is(Mutant::PastIsReplayed) {
             // Whether what is above the mark was committed nobody can say any more, so none of it may reach another region
-            // (law 4). What had reached one comes back from there.
-            self.give_up = (end > applied).then_some(applied.next());
+            // (law 4). What had reached one comes back from there. The index may be behind what the volume says of it.
+            let known = if mutant::is(Mutant::MarkForgotten) { applied } else { found.applied.max(applied) };
+            self.replay = found.frames.iter().copied().take_while(|(seq, _)| *seq <= known).collect();
+            self.give_up = (end > known).then_some(known.next());
         } else {
             self.replay.clone_from(&found.frames);
         }
@@ -181,8 +183,16 @@ mod tests {
 
     #[test]
     fn of_a_past_incarnation_what_is_applied_stays_and_nothing_else() {
-        let past = Opening::of(Some(&found(4..=9)), Seq(5), false, true);
+        let past = Opening::of(Some(&found(6..=9)), Seq(5), false, true);
         assert_eq!((past.replay.len(), past.give_up, past.unsure), (0, Some(Seq(6)), None));
         assert_eq!(Opening::of(Some(&found(4..=5)), Seq(5), false, true).give_up, None);
+        let marked = |applied| RecoveredShard { applied: Seq(applied), ..found(6..=9) };
+        let past = |applied| {
+            let opening = Opening::of(Some(&marked(applied)), Seq(5), false, true);
+            (opening.replay.iter().map(|(seq, _)| seq.0).collect::<Vec<_>>(), opening.give_up)
+        };
+        assert_eq!(past(8), (vec![6, 7, 8], Some(Seq(9))), "the volume knows what the index forgot");
+        assert_eq!(past(9), (vec![6, 7, 8, 9], None));
+        assert_eq!(past(4), (vec![], Some(Seq(6))));
     }
 }

@@ -9,6 +9,7 @@ use meridian_storage::{Chain, Entry, Frame, FrameKind, Place, Submission, Writer
 use meridian_types::mutant::{self, Mutant};
 use meridian_types::{Clock, Hlc, Incarnation, Lane, LeaderEpoch, NodeId, Origin, ProducerId, Seq, ShardId};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::message::LogPoint;
 use crate::{
@@ -46,6 +47,8 @@ pub struct Progress {
     /// The last applied frame that is known, in this leadership, to be at a majority of the set; where this node does not lead, the
     /// last applied one.
     pub durable: Seq,
+    /// The last applied frame that the volume, synced, tells of: a crash does not forget it.
+    pub marked: Seq,
     /// The chain of the last appended frame.
     pub chain: Chain,
     /// The hlc of the last applied frame.
@@ -71,15 +74,16 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of a replica, with what its task keeps beside it: the hlc of the last applied frame, sums up to there, and why it takes
-    /// no more frames.
-    pub fn of(replica: &Replica, hlc: Hlc, totals: Totals, fault: Option<CopyFault>) -> Self {
+    /// Of a replica, with what its task keeps beside it: the hlc of the last applied frame, sums up to there, how far that is told
+    /// in the volume, and why it takes no more frames.
+    pub fn of(replica: &Replica, hlc: Hlc, totals: Totals, marked: Seq, fault: Option<CopyFault>) -> Self {
         let marks = replica.marks();
         Self {
             appended: marks.appended,
             committed: marks.committed,
             applied: marks.applied,
             durable: replica.durable(),
+            marked,
             chain: replica.chain(),
             hlc,
             totals,
@@ -119,7 +123,8 @@ pub(crate) enum Request {
 }
 
 enum Synced {
-    Frames(Vec<(LogPoint, Place)>),
+    /// Where frames lie, and how far the log is told to be applied.
+    Frames(Vec<(LogPoint, Place)>, Seq),
     Cut(LogPoint),
     Promise(LeaderEpoch),
     Sure,
@@ -246,6 +251,7 @@ pub(crate) struct ShardTask {
     pub tail: Arc<Tail>,
     pub unapplied: VecDeque<Unapplied>,
     pub totals: Totals,
+    pub mark_after: Duration,
 }
 
 /// What the task carries from step to step.
@@ -255,6 +261,11 @@ struct Running {
     next_request: u64,
     /// Queued for the volume in the next submission.
     to_submit: Vec<Entry>,
+    /// How far the volume was told that the log is applied, and how far that is synced.
+    marking: Seq,
+    marked: Seq,
+    /// When it is told more, unless frames take it along before.
+    mark_at: Option<Instant>,
     applied_hlc: Hlc,
     fault: Option<CopyFault>,
     synced: mpsc::UnboundedSender<Synced>,
@@ -279,7 +290,7 @@ impl ShardTask {
         let (synced, synced_inbox) = mpsc::unbounded_channel();
         let marks = self.replica.marks();
         let applied_hlc = if marks.applied == marks.appended { self.replica.hlc() } else { Hlc::ZERO };
-        let (progress, watcher) = watch::channel(self.progress(Hlc::ZERO, None));
+        let (progress, watcher) = watch::channel(self.progress(Hlc::ZERO, marks.applied, None));
         let itself = requests.downgrade();
         let quarantine = self.reader.quarantine().clone();
         let handle = ShardHandle { id: self.shard, requests, progress: watcher, quarantine };
@@ -289,6 +300,9 @@ impl ShardTask {
             answers: HashMap::new(),
             next_request: 0,
             to_submit: Vec::new(),
+            marking: marks.applied,
+            marked: marks.applied,
+            mark_at: None,
             fault: None,
             synced,
             itself,
@@ -299,8 +313,8 @@ impl ShardTask {
         (handle, tokio::spawn(running.run(inbox, synced_inbox)))
     }
 
-    fn progress(&self, applied_hlc: Hlc, fault: Option<CopyFault>) -> Progress {
-        Progress::of(&self.replica, applied_hlc, self.totals, fault)
+    fn progress(&self, applied_hlc: Hlc, marked: Seq, fault: Option<CopyFault>) -> Progress {
+        Progress::of(&self.replica, applied_hlc, self.totals, marked, fault)
     }
 }
 
@@ -326,6 +340,10 @@ impl Running {
                     for request in burst.drain(..) {
                         self.on_request(request);
                     }
+                }
+                () = at(self.mark_at) => {
+                    self.mark_at = None;
+                    self.mark();
                 }
             }
             self.submit();
@@ -433,7 +451,8 @@ impl Running {
             Synced::Promise(epoch) => self.step(Input::Promised { epoch }),
             Synced::Sure => self.step(Input::Sure),
             Synced::Cut(LogPoint { seq, chain, .. }) => self.step(Input::Flushed { seq, chain }),
-            Synced::Frames(places) => {
+            Synced::Frames(places, marked) => {
+                self.marked = marked;
                 let Some(first) = self.task.unapplied.front().map(|frame| frame.effects.header.seq) else {
                     return;
                 };
@@ -614,33 +633,56 @@ impl Running {
         count
     }
 
+    /// Has the volume told how far the log is applied.
+    fn mark(&mut self) {
+        let (shard, through) = (self.task.shard, self.applied());
+        if through > self.marking {
+            self.marking = through;
+            self.to_submit.push(Entry::Applied { shard, through });
+        }
+    }
+
     fn submit(&mut self) {
         if self.to_submit.is_empty() {
+            if self.mark_at.is_none() && self.applied() > self.marking {
+                self.mark_at = Some(Instant::now() + self.task.mark_after);
+            }
             return;
         }
+        self.mark();
+        self.mark_at = None;
         let synced = self.synced.clone();
         let mut entries = std::mem::take(&mut self.to_submit);
         if let from @ Some(_) = self.task.replica.doubt_to_write() {
             entries.insert(0, Entry::Doubt { shard: self.task.shard, from });
         }
         let points: Vec<Option<LogPoint>> = entries.iter().map(point_of).collect();
+        let marked = self.marking;
         self.task.writer.submit(Submission {
             shard: self.task.shard,
             entries,
             done: Box::new(move |flushed| {
                 let places = points.into_iter().zip(flushed.places);
                 let places = places.filter_map(|(point, place)| Some((point?, place?))).collect();
-                let _ = synced.send(Synced::Frames(places));
+                let _ = synced.send(Synced::Frames(places, marked));
             }),
         });
     }
 
     fn show(&self) {
-        self.progress.send_replace(self.task.progress(self.applied_hlc, self.fault.clone()));
+        self.progress.send_replace(self.task.progress(self.applied_hlc, self.marked, self.fault.clone()));
     }
 
     fn die(&self, why: String) {
         (self.task.fatal)(format!("shard {}: {why}", self.task.shard));
+    }
+}
+
+/// Never, where there is nothing to wait for: an idle shard has no timer.
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
     }
 }
 

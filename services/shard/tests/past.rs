@@ -3,6 +3,8 @@
 
 mod node;
 
+use std::time::Duration;
+
 use meridian_storage::{Frame, PowerLoss};
 use meridian_types::{Incarnation, Origin, Seq, ShardId, ShardNo};
 use node::{HOME, Machine, Process, STREAM, home, partition_in, publish, runtime};
@@ -26,8 +28,8 @@ fn log_of(process: &Process, shard: ShardId) -> Vec<Frame> {
     log
 }
 
-/// A node of incarnation 1 with three batches that the index has flushed and three that it has not; its process is killed.
-/// Answers with its whole log, as another region may have it.
+/// A node of incarnation 1 with three batches that the index has flushed and three that it has not; the volume tells of two of
+/// those that they were applied, and then its process is killed. Answers with its whole log, as another region may have it.
 fn before(machine: &mut Machine) -> Vec<Frame> {
     let runtime = runtime();
     let (process, whole) = runtime.block_on(async {
@@ -59,13 +61,13 @@ fn what_is_above_the_applied_mark_is_given_up_and_comes_back_from_where_it_reach
             let mut watch = past.watch();
             watch.wait_for(|progress| progress.leads.is_some()).await.expect("a task");
             let progress = past.progress();
-            assert_eq!((progress.appended, progress.applied), (Seq(4), Seq(4)), "life {life}");
-            assert!(log_of(&process, home(0)) == whole[..4], "life {life}: the same bytes");
+            assert_eq!((progress.appended, progress.applied), (Seq(6), Seq(6)), "life {life}");
+            assert!(log_of(&process, home(0)) == whole[..6], "life {life}: the same bytes");
             if life == 2 {
                 // From a region that had one frame more.
-                assert!(past.copy(whole[3..5].to_vec()).await);
-                watch.wait_for(|progress| progress.applied == Seq(5)).await.expect("a task");
-                assert!(log_of(&process, home(0)) == whole[..5]);
+                assert!(past.copy(whole[5..7].to_vec()).await);
+                watch.wait_for(|progress| progress.applied == Seq(7)).await.expect("a task");
+                assert!(log_of(&process, home(0)) == whole);
                 process.host.flush_index().await;
             }
             process
@@ -77,8 +79,36 @@ fn what_is_above_the_applied_mark_is_given_up_and_comes_back_from_where_it_reach
     let runtime = runtime();
     runtime.block_on(async {
         let process = machine.start().expect("a disk that works");
-        assert!(log_of(&process, home(0)) == whole[..5], "what came back stays");
+        assert!(log_of(&process, home(0)) == whole, "what came back stays");
         assert!(process.recovered.damage.is_empty(), "{:?}", process.recovered.damage);
+    });
+}
+
+/// Without another frame, too, the volume is told what is applied.
+#[test]
+fn what_was_applied_last_is_written_down_soon() {
+    let mut machine = Machine::new(24);
+    machine.mark_after = Duration::from_millis(1);
+    machine.idle = Duration::from_secs(3600);
+    let runtime = runtime();
+    let process = runtime.block_on(async {
+        let process = machine.start().expect("a disk that works");
+        assert!(process.settled().await);
+        fill(&process, 0, 1).await;
+        let mut watch = process.host.get(home(0)).expect("a shard at home").watch();
+        watch.wait_for(|progress| progress.marked == Seq(2)).await.expect("a task");
+        process
+    });
+    drop(runtime);
+    machine.kill(process);
+    machine.disk.lose_power(PowerLoss::Nothing);
+    machine.home = NEXT;
+    let runtime = self::runtime();
+    runtime.block_on(async {
+        let process = machine.start().expect("a disk that works");
+        let mut watch = process.host.get(home(0)).expect("a copy of what was").watch();
+        let applied = watch.wait_for(|progress| progress.applied == Seq(2)).await;
+        applied.expect("a task: an epoch's start and a batch");
     });
 }
 
@@ -92,7 +122,6 @@ fn a_retry_is_answered_from_the_incarnation_that_has_it_and_the_rest_goes_on() {
         let process = machine.start().expect("a disk that works");
         assert!(process.settled().await);
         let past = process.host.get(home(0)).expect("a copy of what was");
-        assert!(past.copy(whole[4..6].to_vec()).await);
         past.watch().wait_for(|progress| progress.applied == Seq(6)).await.expect("a task");
 
         let now = process.host.home_shard(STREAM, partition_in(0)).expect("a shard at home");

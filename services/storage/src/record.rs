@@ -1,20 +1,20 @@
 //! Volume records: what a volume knows for itself, in rounds beside frames, never replicated.
 //!
-//! In: promises, cuts, frames out of order and doubts. Out: [`RECORD_BYTES`] bytes each, with a CRC of their own. Must never
+//! In: promises, cuts, frames out of order, doubts and applied marks. Out: [`RECORD_BYTES`] bytes each, with a CRC of their own. Must never
 //! be in a shard's log.
 //!
 //! A record, little endian:
 //!
-//! | at | bytes | Promise (0x81) | Cut (0x82) | Moved (0x83) | Doubt (0x85) |
-//! | --- | --- | --- | --- | --- | --- |
-//! | 0 | 1 | kind | kind | kind | kind |
-//! | 1 | 1 | version: 1 | version: 1 | version: 1 | version: 1 |
-//! | 2 | 2 | shard number | shard number | shard number | shard number |
-//! | 4 | 4 | origin | origin | origin | origin |
-//! | 8 | 8 | leadership epoch | first seq that is dropped | seq | first seq in doubt; zero: the doubt is over |
-//! | 16 | 8 | boot | zero | zero | zero |
-//! | 24 | 4 | reserved: zero | reserved: zero | reserved: zero | reserved: zero |
-//! | 28 | 4 | crc32c of bytes 0..28 | the same | the same | the same |
+//! | at | bytes | Promise (0x81) | Cut (0x82) | Moved (0x83) | Doubt (0x85) | Applied (0x86) |
+//! | --- | --- | --- | --- | --- | --- | --- |
+//! | 0 | 1 | kind | kind | kind | kind | kind |
+//! | 1 | 1 | version: 1 | version: 1 | version: 1 | version: 1 | version: 1 |
+//! | 2 | 2 | shard number | shard number | shard number | shard number | shard number |
+//! | 4 | 4 | origin | origin | origin | origin | origin |
+//! | 8 | 8 | leadership epoch | first seq that is dropped | seq | first seq in doubt; zero: the doubt is over | seq |
+//! | 16 | 8 | boot | zero | zero | zero | zero |
+//! | 24 | 4 | reserved: zero | reserved: zero | reserved: zero | reserved: zero | reserved: zero |
+//! | 28 | 4 | crc32c of bytes 0..28 | the same | the same | the same | the same |
 //!
 //! A *Moved* record is followed at once, in the same round, by the frame of that shard and seq, verbatim: it is stored again,
 //! out of the log's order, in the place of one that is damaged. Where a seq is moved more than once, the last one counts.
@@ -22,6 +22,9 @@
 //! A *Doubt* says that damage may have cost this log frames from that seq on which this node had reported as flushed: until
 //! it is over, no election counts on this log's end. It answers for all damage before it: what recovery reads before a
 //! Doubt makes nothing unsure any more, for the doubt itself does.
+//!
+//! *Applied* says that the log's frames up to that seq are committed, and applied here: the index forgets in a crash what it has
+//! not flushed, and of a shard whose incarnation ended nobody can be asked any more what was committed.
 //!
 //! Reserved: 0x84 (Gap).
 
@@ -45,6 +48,8 @@ pub const RECORD_MOVED: u8 = 0x83;
 pub const RECORD_GAP: u8 = 0x84;
 /// The kind of a doubt, and of its end.
 pub const RECORD_DOUBT: u8 = 0x85;
+/// The kind of an applied mark.
+pub const RECORD_APPLIED: u8 = 0x86;
 
 /// What a node has promised to a shard's leadership: nothing in a lower epoch (DESIGN §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +85,13 @@ pub enum Entry {
         /// The first seq in doubt.
         from: Option<Seq>,
     },
+    /// The log is committed, and applied here, up to there.
+    Applied {
+        /// Whose log.
+        shard: ShardId,
+        /// Its last frame that is.
+        through: Seq,
+    },
 }
 
 impl Entry {
@@ -88,7 +100,7 @@ impl Entry {
         match self {
             Self::Frame(frame) => frame.encoded_len(),
             Self::Moved(frame) => RECORD_BYTES + frame.encoded_len(),
-            Self::Promise(_) | Self::Cut { .. } | Self::Doubt { .. } => RECORD_BYTES,
+            Self::Promise(_) | Self::Cut { .. } | Self::Doubt { .. } | Self::Applied { .. } => RECORD_BYTES,
         }
     }
 
@@ -97,7 +109,7 @@ impl Entry {
         match self {
             Self::Frame(frame) | Self::Moved(frame) => frame.header.shard_id(),
             Self::Promise(promise) => promise.shard,
-            Self::Cut { shard, .. } | Self::Doubt { shard, .. } => *shard,
+            Self::Cut { shard, .. } | Self::Doubt { shard, .. } | Self::Applied { shard, .. } => *shard,
         }
     }
 }
@@ -128,6 +140,13 @@ pub enum Record {
         /// The first seq in doubt; none: the doubt is over.
         from: Option<Seq>,
     },
+    /// See [`Entry::Applied`].
+    Applied {
+        /// Whose log.
+        shard: ShardId,
+        /// Its last frame that is applied.
+        through: Seq,
+    },
 }
 
 /// Why bytes are not a record.
@@ -157,6 +176,7 @@ impl Record {
             Self::Cut { shard, from } => (RECORD_CUT, shard, from.0, 0),
             Self::Moved { shard, seq } => (RECORD_MOVED, shard, seq.0, 0),
             Self::Doubt { shard, from } => (RECORD_DOUBT, shard, from.map_or(0, |from| from.0), 0),
+            Self::Applied { shard, through } => (RECORD_APPLIED, shard, through.0, 0),
         };
         let mut out = [0u8; RECORD_BYTES];
         out[0] = kind;
@@ -199,6 +219,7 @@ impl Record {
             RECORD_CUT => Ok(Self::Cut { shard, from: Seq(first) }),
             RECORD_MOVED => Ok(Self::Moved { shard, seq: Seq(first) }),
             RECORD_DOUBT => Ok(Self::Doubt { shard, from: (first > 0).then_some(Seq(first)) }),
+            RECORD_APPLIED => Ok(Self::Applied { shard, through: Seq(first) }),
             _ => Err(unknown),
         }
     }

@@ -192,6 +192,7 @@ impl RoundBuilder {
                 Some(Record::Moved { shard: frame.header.shard_id(), seq: frame.header.seq })
             }
             Entry::Doubt { shard, from } => Some(Record::Doubt { shard: *shard, from: *from }),
+            Entry::Applied { shard, through } => Some(Record::Applied { shard: *shard, through: *through }),
         };
         let mut at = self.buf.len() as u64;
         if let Some(record) = record {

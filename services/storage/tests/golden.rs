@@ -82,6 +82,7 @@ fn records() {
         ("record_cut", cut),
         ("record_moved", moved),
         ("record_doubt", doubt),
+        ("record_applied", Record::Applied { shard: shard(7), through: Seq(0x2526_2728_292a_2b2c) }),
         ("record_doubt_over", Record::Doubt { shard: shard(6), from: None }),
     ];
     for (name, record) in all {

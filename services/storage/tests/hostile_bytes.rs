@@ -31,6 +31,8 @@ fn entries() -> impl Strategy<Value = Entry> {
         (any::<u16>(), any::<u64>()).prop_map(|(no, from)| {
             Entry::Doubt { shard: shard(no), from: (from > 0).then_some(Seq(from)) }
         }),
+        (any::<u16>(), any::<u64>())
+            .prop_map(|(no, through)| Entry::Applied { shard: shard(no), through: Seq(through) }),
     ]
 }
 

@@ -306,6 +306,56 @@ fn a_promise_that_may_be_hidden_is_told() {
     assert!(!is_hidden());
 }
 
+/// As a replica in doubt that has to give up more than it lost: what it is then given again is not missing.
+#[test]
+fn what_was_stored_again_below_a_doubt_is_not_missing() {
+    let disk = formatted(1);
+    let (mut volume, _) = open(&disk);
+    let mut frames = vec![frame(shard(0), Seq(1), LogEpoch(1), Chain::GENESIS, vec![1; 10])];
+    for (seq, epoch) in [(2, 1), (2, 2)] {
+        frames.push(frame(
+            shard(0),
+            Seq(seq),
+            LogEpoch(epoch),
+            frames[0].header.chain,
+            vec![epoch as u8; 10],
+        ));
+    }
+    let doubt = |from| Entry::Doubt { shard: shard(0), from };
+    let [first, second, other] = <[_; 3]>::try_from(frames).unwrap().map(Entry::Frame);
+    volume.write_round(&[first, second, doubt(Some(Seq(3)))]).unwrap();
+    volume.write_round(&[Entry::Cut { shard: shard(0), from: Seq(2) }]).unwrap();
+    volume.write_round(&[doubt(Some(Seq(3))), other, doubt(None)]).unwrap();
+    volume.write_idle_round().unwrap();
+    drop(volume);
+    let found = open(&disk).1.shards.remove(&shard(0)).unwrap();
+    assert_eq!((found.end, found.missing, found.unsure_from, found.doubt), (Seq(2), vec![], None, None));
+}
+
+#[test]
+fn an_applied_mark_is_kept_and_damage_hides_no_more_than_it() {
+    let disk = formatted(1);
+    let (mut volume, _) = open(&disk);
+    let mut chain = Chain::GENESIS;
+    for seq in 1..=3 {
+        let next = frame(shard(0), Seq(seq), LogEpoch(1), chain, vec![1; 10]);
+        chain = next.header.chain;
+        let applied = Entry::Applied { shard: shard(0), through: Seq(seq - 1) };
+        volume.write_round(&[Entry::Frame(next), applied]).unwrap();
+    }
+    volume.write_idle_round().unwrap();
+    drop(volume);
+    let marks = || {
+        let found = open(&disk).1.shards.remove(&shard(0)).unwrap();
+        (found.end, found.applied, found.unsure_from)
+    };
+    assert_eq!(marks(), (Seq(3), Seq(2), None));
+    // The first round is of the start.
+    let third = rounds(&disk, &file_name(1))[3].at;
+    disk.flip(&file_name(1), third + 64, 1);
+    assert_eq!(marks(), (Seq(2), Seq(1), Some(Seq(1))));
+}
+
 /// A doubt answers for the damage that its writer saw. What is damaged later shows by what the log was cut back to.
 #[test]
 fn damage_before_a_doubt_that_came_after_it_is_missing() {

@@ -51,6 +51,8 @@ pub enum Mutant {
     DoubtFollowsAtOnce,
     /// A survivor keeps what it had not applied under an incarnation that is over.
     PastIsReplayed,
+    /// Of an incarnation that is over a survivor keeps only what its index has flushed.
+    MarkForgotten,
     /// A restored region does not look for a producer in its past incarnations.
     PastForgotten,
     /// A restored region takes publishes before it holds again what is left of the past.
@@ -59,7 +61,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::AckBeforeFlush,
         Self::PromiseNotSynced,
         Self::OldEpochCounts,
@@ -83,6 +85,7 @@ impl Mutant {
         Self::DoubtNotWritten,
         Self::DoubtFollowsAtOnce,
         Self::PastIsReplayed,
+        Self::MarkForgotten,
         Self::PastForgotten,
         Self::PublishesTooEarly,
     ];

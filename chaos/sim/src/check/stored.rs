@@ -8,6 +8,8 @@ use meridian_types::{LeaderEpoch, LogEnd, NodeId, Seq, ShardId};
 pub struct StoredLog {
     pub frames: Vec<Frame>,
     pub promised: LeaderEpoch,
+    /// How far it is written that the log was applied.
+    pub applied: Seq,
     /// It is written that frames from there on may be lost.
     pub doubt: Option<Seq>,
     /// What it was before bits flipped in it, until that is made good: see `doubt.rs`.
@@ -57,6 +59,7 @@ impl StoredLog {
             }
             // What the log holds stays what it is.
             Entry::Moved(_) => {}
+            Entry::Applied { through, .. } => self.applied = self.applied.max(*through),
         }
     }
 
@@ -83,7 +86,8 @@ pub fn settled(node: NodeId, shard: ShardId, stored: &StoredLog, view: &[Frame])
     ))
 }
 
-/// A process starts that does not write as its region did before: of what that wrote it has what was applied, and that was synced.
+/// A process starts that does not write as its region did before: of what that wrote it has what was applied, by its index or by
+/// what is written in the volume, and that was synced.
 pub fn kept(
     node: NodeId,
     shard: ShardId,
@@ -93,13 +97,17 @@ pub fn kept(
     applied: Seq,
 ) -> Result<(), String> {
     let chain = view.last().map_or(Chain::GENESIS, |last| last.header.chain);
-    let is_prefix = [synced, in_flight].iter().any(|log| log.chain(applied) == Some(chain));
-    if is_prefix && view.len() as u64 == applied.0 {
+    let is = |log: &&StoredLog| {
+        let through = log.applied.max(applied);
+        log.chain(through) == Some(chain) && view.len() as u64 == through.0
+    };
+    if [synced, in_flight].iter().any(is) {
         return Ok(());
     }
     Err(format!(
-        "node {node} keeps {} frames of shard {shard}, applied up to {applied}, which is not what was synced: {}",
+        "node {node} keeps {} frames of shard {shard}, applied up to {applied} by its index and to {} by its volume, which is not what was synced: {}",
         view.len(),
+        synced.applied,
         synced.end()
     ))
 }

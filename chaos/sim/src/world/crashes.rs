@@ -117,12 +117,14 @@ impl World {
             }
             let synced = node.stored.get(&shard).unwrap_or(&none);
             let in_flight = node.in_flight.get(&shard).unwrap_or(synced);
-            let mut log = StoredLog { promised, doubt: unsure, before: synced.before.clone(), frames: view };
+            let marked = started.recovered.shards.get(&shard).map(|found| found.applied).unwrap_or_default();
+            let before = synced.before.clone();
+            let mut log = StoredLog { promised, applied: marked, doubt: unsure, before, frames: view };
             if host.is_some_and(|host| host.is_past) {
                 // What was not applied is given up, whatever it was.
                 let applied = host.map(|host| host.replica.marks().applied).unwrap_or_default();
                 verdict = verdict.and(stored::kept(id, shard, synced, in_flight, &log.frames, applied));
-                kept.push((shard, applied));
+                kept.push((shard, log.last()));
                 log.before.clear();
             } else if node.flipped {
                 let applied = host.map(|host| host.replica.marks().applied).unwrap_or_default();

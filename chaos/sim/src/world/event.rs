@@ -62,6 +62,7 @@ pub enum Event {
     SessionTick(u64, u64),
     SessionLooks(u64, Box<FeedInput>),
     ShowCopy(At, ShardId),
+    Mark(At, ShardId),
     Begun { at: At, shard: ShardId, upto: Option<usize> },
     Repair(At),
     RepairFrom { at: At, source: At, stretch: Box<Stretch> },
@@ -90,6 +91,7 @@ impl Event {
             | Self::LinkTick(at)
             | Self::LinkConnect(at, _)
             | Self::ShowCopy(at, _)
+            | Self::Mark(at, _)
             | Self::Begun { at, .. }
             | Self::Repair(at)
             | Self::RepairFrom { at, .. }

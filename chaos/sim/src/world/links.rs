@@ -224,7 +224,8 @@ impl World {
         let links: Vec<(usize, bool)> = others.filter_map(carries).collect();
         let Some(host) = self.process(at).and_then(|process| process.hosts.get_mut(&shard)) else { return };
         host.showing = false;
-        let progress = Progress::of(&host.replica, host.applied_hlc, host.totals, host.fault.clone());
+        let progress =
+            Progress::of(&host.replica, host.applied_hlc, host.totals, host.marked, host.fault.clone());
         for (region, is_past) in links {
             if is_past {
                 self.met.met("link: carries a past incarnation's shard");

@@ -300,6 +300,7 @@ impl World {
             Event::SessionTick(connection, count) => self.session_tick(connection, count),
             Event::SessionLooks(connection, input) => self.session(connection, *input),
             Event::ShowCopy(at, shard) => self.show_copy(at, shard),
+            Event::Mark(at, shard) => self.mark(at, shard),
             Event::Begun { at, shard, upto } => self.begun(at, shard, upto),
             Event::Repair(at) => self.look_for_repairs(at),
             Event::RepairFrom { at, source, stretch } => self.repair_from(at, source, &stretch),

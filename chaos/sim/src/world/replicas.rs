@@ -7,10 +7,13 @@ use meridian_storage::{Entry, FrameEffects, FrameKind, Place};
 use meridian_types::{NodeId, Seq, SetVersion, ShardId};
 
 use super::messages::epoch_of;
-use super::{At, Packet, World, names};
+use super::{At, Event, Packet, World, names};
 use crate::check::Law;
 use crate::check::{marks, promises};
 use crate::host::{Pump, Unapplied};
+
+/// As `serve.rs` has it.
+const MARK_AFTER: u64 = 250_000;
 
 impl World {
     pub(super) fn step(&mut self, id: NodeId, shard: ShardId, input: Input) {
@@ -38,6 +41,7 @@ impl World {
         if let Some(process) = self.process(at) {
             process.submit(shard);
         }
+        self.mark_later(at, shard);
         self.counts(at, shard);
         self.observe(at, shard);
         let (stored, Some(process)) = (self.stored_end(id, shard), self.process(at)) else { return };
@@ -117,6 +121,25 @@ impl World {
                 self.judge(Law::NoFault, Err(format!("node {me} faults shard {shard}: {fault}")));
             }
         }
+    }
+
+    /// What is applied is written down a while later, unless frames take it along.
+    fn mark_later(&mut self, at: At, shard: ShardId) {
+        let Some(host) = self.process(at).and_then(|process| process.hosts.get_mut(&shard)) else { return };
+        if host.replica.marks().applied > host.marked && !host.marking {
+            host.marking = true;
+            self.after(MARK_AFTER, Event::Mark(at, shard));
+        }
+    }
+
+    pub(super) fn mark(&mut self, at: At, shard: ShardId) {
+        let Some(process) = self.process(at) else { return };
+        let Some(host) = process.hosts.get_mut(&shard) else { return };
+        host.marking = false;
+        host.mark(shard);
+        process.submit(shard);
+        self.met.met("disk: an applied mark written");
+        self.wake_disk(at);
     }
 
     fn cut_log(&mut self, at: At, shard: ShardId, after: LogPoint) {

@@ -134,6 +134,10 @@ impl World {
             self.past.through.insert(*shard, *through);
             let made = self.all_frames(*shard);
             self.past.made.insert(*shard, made);
+            // Who does not answer may have written down that he had more.
+            let written = self.nodes.values().filter_map(|node| Some(node.stored.get(shard)?.applied));
+            let kept = written.max().unwrap_or_default().max(*through);
+            self.keeps(*shard, kept);
         }
         self.trace.line(
             self.now,

@@ -119,7 +119,7 @@ async fn ask(topology: &GetTopologyResponse, within: Duration) -> Vec<Said> {
         let client = Client::connect(vec![node.endpoint.clone()], options).ok()?;
         let answers = async {
             let admin = client.admin();
-            let shards = admin.list_shards().await.ok()?;
+            let shards = admin.list_durable_shards().await.ok()?;
             let topology = admin.topology().await.ok()?;
             // An address may lead to another node.
             (shards.node == node.id).then_some((shards, topology))

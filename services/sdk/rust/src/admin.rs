@@ -199,9 +199,19 @@ impl Admin {
     /// # Errors
     /// [`SdkError`]; [`SdkError::Foreign`] from a node of a version that cannot say.
     pub async fn list_shards(&self) -> Result<v1::ListShardsResponse, SdkError> {
-        let answer = self
-            .call(|channel| async move { cluster(channel).list_shards(v1::ListShardsRequest {}).await })
-            .await?;
+        self.shards(v1::ListShardsRequest { durable: false }).await
+    }
+
+    /// The same, once what the node says of its own replicas would survive a loss of power.
+    ///
+    /// # Errors
+    /// See [`Admin::list_shards`].
+    pub async fn list_durable_shards(&self) -> Result<v1::ListShardsResponse, SdkError> {
+        self.shards(v1::ListShardsRequest { durable: true }).await
+    }
+
+    async fn shards(&self, request: v1::ListShardsRequest) -> Result<v1::ListShardsResponse, SdkError> {
+        let answer = self.call(|channel| async move { cluster(channel).list_shards(request).await }).await?;
         Ok(answer.value)
     }
 

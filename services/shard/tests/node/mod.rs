@@ -36,6 +36,10 @@ pub struct Machine {
     pub boot: u64,
     /// What its region writes as.
     pub home: Origin,
+    /// After how long without frames the volume is told what is applied.
+    pub mark_after: Duration,
+    /// After how long without entries an empty round proves the last one.
+    pub idle: Duration,
 }
 
 /// A process.
@@ -56,7 +60,14 @@ impl Machine {
         let disk = SimDisk::new(seed);
         Identity::format_as(&disk, ClusterUuid::default(), ME, DiskUuid::default(), [7; 16])
             .expect("an empty disk");
-        Self { disk, kv: Arc::new(MemoryKeyValue::new()), boot: 0, home: HOME }
+        Self {
+            disk,
+            kv: Arc::new(MemoryKeyValue::new()),
+            boot: 0,
+            home: HOME,
+            mark_after: Duration::from_secs(3600),
+            idle: Duration::from_millis(1),
+        }
     }
 
     /// Starts a process on the current runtime. `None`: the disk failed meanwhile.
@@ -71,7 +82,7 @@ impl Machine {
         };
         let reader = volume.reader();
         let (failing, failed) = watch::channel(false);
-        let config = WriterConfig { idle: Duration::from_millis(1), ..WriterConfig::default() };
+        let config = WriterConfig { idle: self.idle, ..WriterConfig::default() };
         let on_fatal = Box::new(move |_| {
             failing.send_replace(true);
         });
@@ -87,6 +98,7 @@ impl Machine {
                 tail_bytes: 2_000,
                 producers: 4,
                 flush_every: Duration::from_secs(3600),
+                mark_after: self.mark_after,
             },
             index.clone(),
             reader,

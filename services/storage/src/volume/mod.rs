@@ -305,7 +305,7 @@ impl Volume {
                 let at = self.round.push(entry);
                 self.staged.push(Some((at, frame.encoded_len() as u32)));
             }
-            Entry::Promise(_) | Entry::Doubt { .. } => {
+            Entry::Promise(_) | Entry::Doubt { .. } | Entry::Applied { .. } => {
                 self.round.push(entry);
                 self.staged.push(None);
             }

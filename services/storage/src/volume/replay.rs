@@ -29,6 +29,8 @@ pub struct RecoveredShard {
     /// those stored last. Nothing from here on may be applied, and the shard answers a fence with "unsure", until
     /// another copy has confirmed it. (The chain tells what is right.)
     pub unsure_from: Option<Seq>,
+    /// How far the volume says that it is committed and was applied: the index may have forgotten some of it.
+    pub applied: Seq,
     /// A promise may be among what damage hides: frames that came after it may be of earlier epochs, and tell nothing of it.
     pub promise_hidden: bool,
     /// Frames at or below that mark which were stored again, and where: an index that was not flushed since has to be told
@@ -63,6 +65,7 @@ struct Shard {
     moved: BTreeMap<Seq, Place>,
     unsure_from: Option<Seq>,
     doubt: Option<Seq>,
+    marked: Seq,
     /// `Replay::hidden` when this shard's last frame was read: whatever was hidden before cannot have followed it.
     hidden: u64,
 }
@@ -118,6 +121,7 @@ impl<'a> Replay<'a> {
             moved: BTreeMap::new(),
             unsure_from: None,
             doubt: None,
+            marked: Seq::ZERO,
             // A shard that first turns up after hidden damage may have begun in it.
             hidden: 0,
         })
@@ -144,6 +148,10 @@ impl<'a> Replay<'a> {
             Record::Doubt { shard, from } => {
                 let hidden = self.hidden;
                 self.shard(shard).doubt(from, hidden);
+            }
+            Record::Applied { shard, through } => {
+                let shard = self.shard(shard);
+                shard.marked = shard.marked.max(through);
             }
             // Recovery hands its frame to `moved`.
             Record::Moved { .. } => {}
@@ -198,7 +206,10 @@ impl Shard {
             self.known.clear();
         }
         self.known.push(Known { seq, place, good });
-        if !good {
+        if good {
+            // A doubt is written again with each frame, also once the log was cut back below it.
+            self.missing.remove(seq..=seq);
+        } else {
             self.lacks(seq..=seq);
         }
         (self.last, self.end) = (Some(header), seq);
@@ -254,6 +265,7 @@ impl Shard {
         RecoveredShard {
             last: self.last,
             end: self.end,
+            applied: self.marked.max(self.applied),
             frames: frames.into_iter().collect(),
             missing: self.missing.iter().collect(),
             unsure_from: self.unsure_from,

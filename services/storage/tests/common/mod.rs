@@ -92,7 +92,7 @@ impl Model {
                     self.shards.entry(*shard).or_default().truncate(from.prev().0 as usize);
                 }
                 // What a log holds stays what it is.
-                Entry::Moved(_) | Entry::Doubt { .. } => {}
+                Entry::Moved(_) | Entry::Doubt { .. } | Entry::Applied { .. } => {}
             }
         }
     }

@@ -132,7 +132,7 @@ impl Client {
         let (mut first, mut second) = (cluster(self.channel(node)), cluster(self.channel(node)));
         let (topology, shards) = futures::join!(
             first.get_topology(v1::GetTopologyRequest {}),
-            second.list_shards(v1::ListShardsRequest {})
+            second.list_shards(v1::ListShardsRequest::default())
         );
         let told = topology.and_then(|topology| {
             let shards = match shards {

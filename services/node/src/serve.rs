@@ -166,6 +166,7 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
     };
     tracing::info!(node = %me.node, region = %me.region, disk = %me.disk, %boot, "starting");
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    // Raft makes its channels from these on its own runtime, and so they stay there: nothing else may make one first.
     let ways = PeerWays::new(&config);
 
     let on_fatal: OnFatal = Arc::new(|what| fatal(what));
@@ -174,7 +175,7 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
     let catalog = group.handle();
     // Channels of its own: what is urgent here does not wait behind the catalog.
     let region_ways = PeerWays::new(&config);
-    // And what readers wait for does not stand before either.
+    // And what readers wait for does not stand before either. Greetings go here too.
     let read_ways = PeerWays::new(&config);
     let home = home_of(&config, &catalog.state());
     me.incarnation = home.incarnation;
@@ -257,7 +258,7 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
     ));
     let joined = tokio::select! {
         joined = async {
-            founding::join(&config, &me, &catalog, &ways, &*clock).await?;
+            founding::join(&config, &me, &catalog, &read_ways, &*clock).await?;
             founding::place(&config, &me, &catalog, &placement.handle()).await
         } => Some(joined.map_err(ServeError::from)),
         why = restored(&catalog, &me.region, home) => Some(Err(why)),
@@ -266,7 +267,7 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
     let ended = match joined {
         Some(Ok(())) => {
             tasks.spawn(founding::report_level(me.node, catalog.clone(), clock.clone()));
-            let (myself, ways_of_mine) = (me.clone(), ways.clone());
+            let (myself, ways_of_mine) = (me.clone(), read_ways.clone());
             let parts = Parts {
                 config: &config,
                 me,

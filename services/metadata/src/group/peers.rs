@@ -15,7 +15,8 @@ use crate::store::{Identity, Store};
 /// The largest message: more than any batch of entries, commands being bounded, and than a snapshot's piece.
 pub(super) const MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
-/// Reaches the peer listeners of other nodes.
+/// Reaches the peer listeners of other nodes. A group asks for channels on its own runtime alone, and a connection lives on the
+/// runtime where its channel was made: so these are to be made for the group, and shared with nothing that runs elsewhere.
 pub trait PeerChannels: Send + Sync + 'static {
     /// A channel to a node, made now or before. Does not wait until it is connected.
     ///

@@ -1,5 +1,6 @@
-//! The server side of `RaftService`, on the peer listener: finds the group that is meant, checks who speaks, and hands over
-//! to Raft on its own runtime.
+//! The server side of `RaftService`, on the peer listener: finds the group that is meant, and answers on that group's own
+//! runtime, from the check of who speaks to the reply. Only the connection, with all else that comes over it, is the
+//! listener's.
 
 use std::sync::Arc;
 use std::time::Duration;

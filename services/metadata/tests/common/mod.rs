@@ -78,6 +78,10 @@ impl Net {
         self.cut.lock().unwrap().clear();
     }
 
+    pub fn place(&self, node: u32, address: SocketAddr) {
+        self.addresses.lock().unwrap().insert(NodeId(node), address);
+    }
+
     pub fn address(&self, node: u32) -> SocketAddr {
         self.addresses.lock().unwrap()[&NodeId(node)]
     }

@@ -197,6 +197,22 @@ fn all_list_and_digest_the_same(runtime: &Runtime, world: &World, lanes: &Lanes)
     }
 }
 
+/// Whichever node is asked where the stream ends, and at once: it is behind all that was acknowledged, though followers apply it
+/// later, and a node without replicas never.
+fn every_node_knows_the_latest(runtime: &Runtime, world: &World, lanes: &Lanes) {
+    for node in world.names() {
+        let mut client = EventServiceClient::new(channel(runtime, world.endpoint(&node)));
+        let latest = runtime.block_on(client.latest(v1::LatestRequest { stream: stream() }));
+        let latest = latest.unwrap_or_else(|status| panic!("{node}: {status:?}")).into_inner();
+        let cursor = Cursor::from_bytes(&latest.cursor).expect("a cursor");
+        let ends: BTreeMap<u32, u64> =
+            cursor.lanes().map(|(lane, next)| (lane.partition.0, next.0)).collect();
+        let acked: BTreeMap<u32, u64> =
+            lanes.iter().map(|(partition, lane)| (*partition, lane.len() as u64)).collect();
+        assert_eq!(ends, acked, "{node}");
+    }
+}
+
 /// Waits until a reader has been given an event that was acknowledged after this call.
 fn goes_on(runtime: &Runtime, what: &str, load: &mut Load, reading: &Reading) -> Duration {
     let begun = Instant::now();
@@ -264,6 +280,7 @@ fn every_node_gives_every_lane_while_replicas_move_and_holders_die() {
 
     let acked = load.finish(&runtime);
     let (lanes, events) = (lanes_of(&acked), acked.len() as u64);
+    every_node_knows_the_latest(&runtime, &world, &lanes);
     assert!(lanes.len() > 16, "not all of 64 keys are in few partitions: {}", lanes.len());
     assert!(empty.finish(&runtime, events) == lanes, "the long reader at us-5 got others");
     for (node, reading) in others {

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures::FutureExt as _;
 use meridian_sdk::{Client, ConsumedEvent, ConsumerOptions, Gap, Item, StartFrom};
-use meridian_types::{Cursor, RegionId, Timestamp};
+use meridian_types::{Cursor, Lane, Offset, RegionId, Timestamp};
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
@@ -28,6 +28,10 @@ pub struct Args {
     /// End when everything that the region holds was read.
     #[arg(long)]
     until_caught_up: bool,
+    /// End when every event was read that was acknowledged in this region, at any of its nodes, before this began, as the
+    /// leaders of its shards confirm. Of other regions' events those that this region held then.
+    #[arg(long, conflicts_with = "until_caught_up")]
+    until_latest: bool,
     /// Print a JSON object for each event: partition, origin, offset, hlc, timestamp, key, value, headers.
     #[arg(long, visible_alias = "json")]
     with_metadata: bool,
@@ -72,8 +76,12 @@ pub async fn run(args: Args) -> Outcome {
     let options =
         ConsumerOptions { from: args.from.clone(), timeout: args.timeout, ..ConsumerOptions::default() };
     let mut consumer = client.consumer(&args.stream, options)?;
+    let goal = match args.until_latest {
+        true => Some(Goal::new(&client.latest(&args.stream).await?.cursor)),
+        false => None,
+    };
     let mut printer = Printer::new(client, args.with_metadata).await?;
-    let outcome = read(&args, &mut consumer, &mut printer).await;
+    let outcome = read(&args, goal, &mut consumer, &mut printer).await;
     // What was read is written, whatever ended the reading.
     let flushed = printer.out.flush().map_err(output::failed);
     if args.print_cursor
@@ -86,11 +94,16 @@ pub async fn run(args: Args) -> Outcome {
     Ok(exit)
 }
 
-async fn read(args: &Args, consumer: &mut meridian_sdk::Consumer, printer: &mut Printer) -> Outcome {
+async fn read(
+    args: &Args,
+    mut goal: Option<Goal>,
+    consumer: &mut meridian_sdk::Consumer,
+    printer: &mut Printer,
+) -> Outcome {
     let mut left = args.limit.unwrap_or(u64::MAX);
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
-    while left > 0 {
+    while left > 0 && !goal.as_ref().is_some_and(Goal::is_reached) {
         // As long as there is more at hand it is only collected; then written out, before waiting for more.
         let item = match consumer.next().now_or_never() {
             Some(item) => item?,
@@ -106,13 +119,46 @@ async fn read(args: &Args, consumer: &mut meridian_sdk::Consumer, printer: &mut 
             Item::Event(event) => {
                 printer.event(&event).await?;
                 left -= 1;
+                if let Some(goal) = &mut goal {
+                    goal.pass(event.lane, event.offset.plus(1));
+                }
             }
-            Item::Gap(gap) => printer.gap(&gap).await?,
+            Item::Gap(gap) => {
+                printer.gap(&gap).await?;
+                if let Some(goal) = &mut goal {
+                    goal.pass(gap.lane, gap.next);
+                }
+            }
             Item::Mark(mark) if mark.caught_up && args.until_caught_up => return Ok(Exit::Ok),
-            Item::Mark(_) => {}
+            // Lanes in which reading began at or behind the goal bring nothing, and are known by marks alone.
+            Item::Mark(mark) => {
+                if let Some(goal) = &mut goal {
+                    mark.cursor.lanes().for_each(|(lane, next)| goal.pass(lane, next));
+                }
+            }
         }
     }
     Ok(Exit::Ok)
+}
+
+/// What is still to be read, a lane's end each.
+struct Goal(HashMap<Lane, Offset>);
+
+impl Goal {
+    fn new(cursor: &Cursor) -> Self {
+        Self(cursor.lanes().filter(|(_, next)| *next > Offset::ZERO).collect())
+    }
+
+    /// A lane was read up to there.
+    fn pass(&mut self, lane: Lane, next: Offset) {
+        if self.0.get(&lane).is_some_and(|goal| next >= *goal) {
+            self.0.remove(&lane);
+        }
+    }
+
+    fn is_reached(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 struct Printer {
@@ -279,7 +325,7 @@ impl<'a> EventRow<'a> {
 mod tests {
     use bytes::Bytes;
     use meridian_sdk::Header;
-    use meridian_types::{Hlc, Lane, Offset, Origin, Partition, StreamId};
+    use meridian_types::{Hlc, Origin, Partition, StreamId};
 
     use super::*;
 
@@ -298,6 +344,27 @@ mod tests {
         for bad in [&cut, "", "yesterday", "1969-12-31T00:00:00Z", "99999999999999999999999"] {
             assert!(parse_from(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_goal_is_reached_once_every_lane_was_read_as_far() {
+        let lane = |partition| Lane {
+            stream: StreamId(7),
+            partition: Partition(partition),
+            origin: Origin::first(RegionId(1)),
+        };
+        let mut cursor = Cursor::start(StreamId(7));
+        assert!(Goal::new(&cursor).is_reached(), "an empty stream");
+        for (partition, next) in [(0, 3), (1, 5), (2, 0)] {
+            cursor.set(lane(partition).origin, Partition(partition), Offset(next));
+        }
+        let mut goal = Goal::new(&cursor);
+        goal.pass(lane(0), Offset(2));
+        goal.pass(lane(1), Offset(9));
+        goal.pass(lane(7), Offset(9));
+        assert!(!goal.is_reached(), "lane 0 is one short");
+        goal.pass(lane(0), Offset(3));
+        assert!(goal.is_reached());
     }
 
     #[test]

@@ -128,6 +128,14 @@ fn what_is_published_is_consumed_byte_for_byte() {
     sent.sort();
     assert_eq!(got, sent);
 
+    let latest = at(&server, &["consume", "s", "--until-latest"]);
+    assert_eq!(code(&latest), 0, "{}", err(&latest));
+    let mut up_to_latest: Vec<String> = out(&latest).lines().map(str::to_owned).collect();
+    up_to_latest.sort();
+    assert_eq!(up_to_latest, got, "all that was acknowledged");
+    let at_the_end = at(&server, &["consume", "s", "--until-latest", "--from", "end"]);
+    assert_eq!((code(&at_the_end), out(&at_the_end)), (0, String::new()), "{}", err(&at_the_end));
+
     let rows = at(&server, &["consume", "s", "--until-caught-up", "--with-metadata"]);
     let mut offsets = [0u64; 3];
     for row in out(&rows).lines() {

@@ -352,4 +352,23 @@ impl v1::event_service_server::EventService for Events {
         response.extensions_mut().insert(AnswerMessages::new(messages));
         Ok(response)
     }
+
+    async fn latest(
+        &self,
+        request: Request<v1::LatestRequest>,
+    ) -> Result<Response<v1::LatestResponse>, Status> {
+        let gateway = &self.gateway;
+        let answer = async {
+            gateway.check_ready()?;
+            let (_, row) = gateway.stream(request.get_ref().stream.as_ref()).await?;
+            let cursor = gateway.latest(&row).await?;
+            Ok(v1::LatestResponse {
+                stream_id: row.id.0,
+                partitions: row.settings.partitions,
+                cursor: cursor.to_bytes().into(),
+                confirmed: Some(gateway.host().home().into()),
+            })
+        };
+        gateway.answer(answer.await)
+    }
 }

@@ -176,8 +176,7 @@ impl Gateway {
         let here = |shards| self.extents_here(stream, shards, time);
         let there = |node, shards: Vec<ShardId>| async move {
             let answer = self.peers().extents(node, stream, &shards, time.map(|time| time.0)).await?;
-            let extents: Result<Vec<Extent>, ApiError> = answer.lanes.iter().map(extent).collect();
-            Ok((extents.map_err(Failed::Refused)?, not_here(&answer.not_here)))
+            Ok((extents_of(&answer).map_err(Failed::Refused)?, not_here(&answer.not_here)))
         };
         let mut extents = self.gather_all(shards, here, there).await?.concat();
         extents.sort_unstable_by_key(|extent| extent.lane);
@@ -237,6 +236,11 @@ impl Gateway {
 /// What a node said that it does not serve. What cannot be read names none of those that it was asked for.
 pub(crate) fn not_here(shards: &[v1::ShardRef]) -> BTreeSet<ShardId> {
     shards.iter().filter_map(|shard| ShardId::try_from(shard).ok()).collect()
+}
+
+/// What a node says of how far lanes reach.
+pub(crate) fn extents_of(answer: &v1::ReadExtentsResponse) -> Result<Vec<Extent>, ApiError> {
+    answer.lanes.iter().map(extent).collect()
 }
 
 fn extent(extent: &v1::ReadExtent) -> Result<Extent, ApiError> {

@@ -14,6 +14,7 @@ mod connections;
 mod events;
 mod following;
 mod held;
+mod latest;
 mod metered;
 mod metered_body;
 mod metrics;

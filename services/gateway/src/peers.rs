@@ -137,6 +137,20 @@ impl Peers {
         self.while_heard(node, answer).await
     }
 
+    /// How far a stream's lanes of some shards reach that the node leads, as confirmed after this was asked.
+    pub async fn latest(
+        &self,
+        node: NodeId,
+        stream: StreamId,
+        shards: &[ShardId],
+    ) -> Result<v1::ReadExtentsResponse, Failed> {
+        let shards = shards.iter().map(|shard| (*shard).into()).collect();
+        let request = v1::ReadLatestRequest { call: self.call(node), stream_id: stream.0, shards };
+        let mut client = self.client(node)?;
+        let answer = in_time(async { Ok(client.read_latest(request).await?.into_inner()) });
+        self.while_heard(node, answer).await
+    }
+
     /// The digest of a part of a lane.
     pub async fn digest(
         &self,

@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::budget::{ByteBudget, Taken};
 use crate::call::MESSAGE_BYTES;
 use crate::following::Run;
-use crate::held::read_with_room;
+use crate::held::{Extent, read_with_room};
 use crate::news::{Grown, ShardNews};
 use crate::shared::Gateway;
 
@@ -154,14 +154,19 @@ impl v1::read_service_server::ReadService for ReadServer {
         let (here, not_here) = gateway.split_served(shards_of(&request.shards)?);
         let time = request.time_ms.map(Timestamp);
         let extents = gateway.extents_here(StreamId(request.stream_id), here, time).await?;
-        let lanes = extents.into_iter().map(|extent| v1::ReadExtent {
-            lane: Some(extent.lane.into()),
-            start: extent.start.0,
-            end: extent.end.0,
-            bytes: extent.bytes,
-            at: Some(extent.at.0),
-        });
-        Ok(Response::new(v1::ReadExtentsResponse { lanes: lanes.collect(), not_here }))
+        Ok(Response::new(v1::ReadExtentsResponse { lanes: lanes_of(extents), not_here }))
+    }
+
+    async fn read_latest(
+        &self,
+        request: Request<v1::ReadLatestRequest>,
+    ) -> Result<Response<v1::ReadExtentsResponse>, Status> {
+        let request = request.into_inner();
+        let (gateway, _) = self.meet(request.call.as_ref())?;
+        let shards = shards_of(&request.shards)?;
+        let (extents, others) = gateway.confirmed_here(StreamId(request.stream_id), &shards).await?;
+        let not_here = others.into_iter().map(v1::ShardRef::from).collect();
+        Ok(Response::new(v1::ReadExtentsResponse { lanes: lanes_of(extents), not_here }))
     }
 
     async fn read_digest(
@@ -185,6 +190,17 @@ impl v1::read_service_server::ReadService for ReadServer {
         let (outbound, at_risk) = gateway.at_risk_here(here).await?;
         Ok(Response::new(v1::ReadAtRiskResponse { outbound, at_risk: Some(at_risk), not_here }))
     }
+}
+
+fn lanes_of(extents: Vec<Extent>) -> Vec<v1::ReadExtent> {
+    let lanes = extents.into_iter().map(|extent| v1::ReadExtent {
+        lane: Some(extent.lane.into()),
+        start: extent.start.0,
+        end: extent.end.0,
+        bytes: extent.bytes,
+        at: Some(extent.at.0),
+    });
+    lanes.collect()
 }
 
 /// The messages of a read; the room of all of it is held until the last was asked for.

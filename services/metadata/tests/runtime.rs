@@ -44,7 +44,8 @@ fn a_vote_is_given_though_the_runtime_that_took_the_call_stands_still() {
     let main = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let dir = TempDir::new().unwrap();
     let config = config(1, dir.path().join("catalog"));
-    let group = main.block_on(CatalogGroup::start(config, Arc::new(NoWays::default()), never_fatal())).unwrap();
+    let group =
+        main.block_on(CatalogGroup::start(config, Arc::new(NoWays::default()), never_fatal())).unwrap();
     let servers = RaftServers::new(group.server(), None);
     let request = v1::RaftVoteRequest {
         header: Some(header()),

@@ -69,6 +69,12 @@ impl Cursor {
         self.next.iter().map(move |(&(origin, partition), &next)| (Lane { stream, partition, origin }, next))
     }
 
+    /// Whether every lane is read at least as far as in another cursor of the stream.
+    pub fn has_reached(&self, other: &Self) -> bool {
+        let has_read = |(lane, next): (Lane, Offset)| self.next(lane.origin, lane.partition) >= next;
+        self.stream == other.stream && other.lanes().all(has_read)
+    }
+
     /// The opaque bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEAD + ENTRY * self.next.len() + SUM);
@@ -163,6 +169,20 @@ mod tests {
         let cursor = sample();
         assert_eq!(Cursor::from_bytes(&cursor.to_bytes()), Ok(cursor.clone()));
         assert_eq!(cursor.to_string().parse(), Ok(cursor));
+    }
+
+    #[test]
+    fn a_cursor_has_reached_another_once_it_has_in_every_lane() {
+        let (goal, mut cursor) = (sample(), Cursor::start(StreamId(7)));
+        assert!(!cursor.has_reached(&goal));
+        cursor.set(Origin::first(RegionId(1)), Partition(0), Offset(43));
+        cursor.set(Origin::first(RegionId(1)), Partition(9), Offset(1));
+        assert!(!cursor.has_reached(&goal), "one lane of two");
+        cursor.set(Origin::first(RegionId(2)), Partition(3), Offset(u64::MAX >> 1));
+        assert!(cursor.has_reached(&goal));
+        assert!(!goal.has_reached(&cursor), "it is further");
+        assert!(!Cursor::start(StreamId(8)).has_reached(&Cursor::start(StreamId(7))), "another stream");
+        assert!(Cursor::start(StreamId(7)).has_reached(&Cursor::start(StreamId(7))));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod drain;
 mod flood;
+mod latest;
 mod publish;
 mod reads;
 mod refusals;

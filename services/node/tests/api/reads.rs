@@ -89,6 +89,10 @@ async fn what_it_serves_is_read_listed_digested_and_watched_and_the_rest_is_name
     let found: Vec<_> = extents.lanes.iter().map(|extent| (extent.start, extent.end, extent.at)).collect();
     assert_eq!(found, [(0, 3, Some(3))]);
 
+    // The only replica of each is a majority of its set; what it does not lead is not confirmed.
+    let request = v1::ReadLatestRequest { call: call.clone(), stream_id: stream.id, shards: shards.clone() };
+    assert_eq!(client.read_latest(request).await.unwrap().into_inner(), extents);
+
     let mut read = async |lane: Option<v1::Lane>, from, max_bytes| {
         let request = v1::ReadLaneRequest { call: call.clone(), lane, from, max_bytes };
         let mut answers = client.read_lane(request).await.map_err(refusal)?.into_inner();

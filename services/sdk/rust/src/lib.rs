@@ -32,7 +32,7 @@ pub mod verify;
 
 pub use admin::{Admin, LaneExtent, RangeDigest};
 pub use client::Client;
-pub use consumer::{ConsumeError, ConsumedEvent, Consumer, Gap, Item, Mark};
+pub use consumer::{ConsumeError, ConsumedEvent, Consumer, Gap, Item, Latest, Mark};
 pub use error::SdkError;
 pub use meridian_batch::{BatchError, Codec, Header};
 pub use meridian_types as types;

@@ -1,5 +1,6 @@
 //! Reading: one subscription at a time, resumed from the reader's own place when it breaks off.
 
+mod latest;
 mod resume;
 
 use std::pin::Pin;
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+pub use self::latest::Latest;
 use self::resume::{Admit, Resume};
 use crate::backoff::Backoff;
 use crate::client::{Client, NodeIndex, events};

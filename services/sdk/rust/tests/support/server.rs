@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _};
-use meridian_types::{Cursor, Lane, Offset, Origin, Partition, StreamId};
+use meridian_types::{Cursor, Lane, Offset, Origin, Partition, RegionId, StreamId};
 use meridian_wire::v1::cluster_service_server::{ClusterService, ClusterServiceServer};
 use meridian_wire::v1::event_service_server::{EventService, EventServiceServer};
 use meridian_wire::v1::publish_batches_response::Result as Answer;
@@ -229,6 +229,25 @@ impl EventService for Node {
     ) -> Result<Response<v1::InitProducerResponse>, Status> {
         let id = self.store.lock().init_producer();
         Ok(Response::new(v1::InitProducerResponse { id, epoch: 0 }))
+    }
+
+    async fn latest(
+        &self,
+        request: Request<v1::LatestRequest>,
+    ) -> Result<Response<v1::LatestResponse>, Status> {
+        let mut store = self.store.lock();
+        let stream = store.stream(request.into_inner().stream.as_ref())?;
+        let mut cursor = Cursor::start(StreamId(stream.row.id));
+        for (&(partition, origin), log) in &stream.lanes {
+            cursor.set(origin, partition, Offset(log.end));
+        }
+        let partitions = stream.row.settings.as_ref().map_or(0, |settings| settings.partitions);
+        Ok(Response::new(v1::LatestResponse {
+            stream_id: stream.row.id,
+            partitions,
+            cursor: cursor.to_bytes().into(),
+            confirmed: Some(Origin::first(RegionId(1)).into()),
+        }))
     }
 
     async fn publish_batches(

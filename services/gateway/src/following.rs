@@ -298,6 +298,18 @@ impl Following {
         news
     }
 
+    /// What comes next of a lane cannot be read now: not all of it was sent.
+    pub fn unreadable(&mut self, lane: Lane) {
+        self.behind.insert(lane);
+    }
+
+    /// A lane that could not be read is tried again, where it is read now; where nobody serves it, once somebody does.
+    pub fn again(&mut self, lane: Lane) {
+        if self.shard(lane).is_some_and(|shard| !self.waiting.contains(&shard)) {
+            self.make_due(lane);
+        }
+    }
+
     /// Whether another replica has shown more of a lane than this end, which is noted.
     fn is_behind(&mut self, lane: Lane, end: Offset) -> bool {
         let Some(shard) = self.shard(lane).and_then(|shard| self.shards.get_mut(&shard)) else {

@@ -120,6 +120,27 @@ fn what_a_replica_skips_is_said() {
 }
 
 #[test]
+fn a_lane_that_cannot_be_read_is_tried_again_and_nobody_has_caught_up_meanwhile() {
+    let mut following = following(1);
+    let _ = following.look(shard(0), &here());
+    following.served(shard(0), Seat::Here);
+    assert!(following.next().is_some());
+    following.unreadable(lane(0));
+    assert!(!following.has_due() && !following.has_caught_up());
+    following.again(lane(0));
+    assert_eq!(following.next().map(|due| (due.from, due.seat)), Some((Offset(0), Seat::Here)));
+    following.unreadable(lane(0));
+    // Its seat is lost meanwhile: it is read once it has another.
+    let _ = following.look(shard(0), &held_by(Some(B), &[B]));
+    following.again(lane(0));
+    assert!(!following.has_due());
+    following.served(shard(0), Seat::At(B));
+    assert_eq!(following.next().map(|due| due.seat), Some(Seat::At(B)));
+    let news = following.take(lane(0), vec![run(0, 5)], Offset(5));
+    assert_eq!((firsts(&news), following.has_caught_up()), (vec![0], true));
+}
+
+#[test]
 fn a_position_beyond_the_end_waits_there() {
     let mut cursor = Cursor::start(STREAM);
     cursor.set(ORIGIN, Partition(0), Offset(8));

@@ -15,6 +15,7 @@ mod events;
 mod following;
 mod held;
 mod latest;
+mod mending;
 mod metered;
 mod metered_body;
 mod metrics;

@@ -21,6 +21,7 @@ use crate::budget::Taken;
 use crate::connections::Connection;
 use crate::following::{Due, Following, Moved, News, Seat};
 use crate::held::{Read, read_with_room};
+use crate::mending::Mending;
 use crate::metered::{PATIENCE, overloaded};
 use crate::news::{Grown, ShardNews};
 use crate::outgoing::{End as StreamEnd, Outgoing, outgoing};
@@ -83,6 +84,7 @@ pub(crate) async fn open(
         news: ShardNews::new(stream.id, gateway.host()),
         upstreams: BTreeMap::new(),
         woken: Arc::default(),
+        mending: Mending::default(),
         marked: false,
         marked_at: None,
         cursor_room: Taken::default(),
@@ -113,6 +115,8 @@ struct Subscription {
     upstreams: BTreeMap<NodeId, Upstream>,
     /// An upstream has said something.
     woken: Arc<Notify>,
+    /// Lanes whose next frame is damaged where it is read.
+    mending: Mending,
     /// The reader knows that it has caught up.
     marked: bool,
     /// When it was last told.
@@ -311,6 +315,7 @@ impl Subscription {
             let (woken, seeks_seat) = (self.woken.clone(), self.following.seeks());
             // Not with each batch: it names every lane.
             let mark_at = self.marked_at.map_or_else(Instant::now, |at| at + MARK_EVERY);
+            let mend_at = self.mending.next_at();
             tokio::select! {
                 biased;
                 () = &mut draining => {
@@ -337,6 +342,11 @@ impl Subscription {
                 _ = seeks.tick(), if seeks_seat => self.look(),
                 () = woken.notified() => self.hear_upstreams(),
                 () = out.answers.closed() => return End::Gone,
+                () = tokio::time::sleep_until(mend_at.unwrap_or_else(Instant::now)), if mend_at.is_some() => {
+                    for lane in self.mending.due(Instant::now()) {
+                        self.following.again(lane);
+                    }
+                }
                 // Before the shards' news, which never end while others publish.
                 () = std::future::ready(()), if can_read => {
                     if let Err(end) = self.send_next(out).await {
@@ -358,6 +368,9 @@ impl Subscription {
     /// Reads the lane whose turn it is, and sends what there is.
     async fn send_next(&mut self, out: &Outgoing<Answer>) -> Result<(), End> {
         let Some(due) = self.following.next() else { return Ok(()) };
+        if self.mending.waits(due.lane) {
+            return Ok(());
+        }
         let Some((runs, end, mut room)) = self.read(due, out).await? else { return Ok(()) };
         let News { runs, hole } = self.following.take(due.lane, runs, end);
         for (run, first) in runs {
@@ -385,7 +398,7 @@ impl Subscription {
         }
     }
 
-    /// The next run of a lane, and room for it, which is taken before it is read; none: it is to be read elsewhere.
+    /// The next run of a lane, and room for it, which is taken before it is read; none: it is to be read elsewhere, or later.
     async fn read(&mut self, due: Due, out: &Outgoing<Answer>) -> Result<Option<Read>, End> {
         let gateway = &self.gateway;
         let credit = usize::try_from(self.credit).unwrap_or(usize::MAX);
@@ -406,7 +419,18 @@ impl Subscription {
             read = read_with_room(budget, limit, read) => read,
         };
         match (read, seat) {
-            (Ok(read), _) => Ok(Some(read)),
+            (Ok(read), _) => {
+                self.mending.whole(lane);
+                Ok(Some(read))
+            }
+            (Err(Failed::Refused(error)), _) if error.reason == Reason::Damaged => {
+                if !self.mending.met(lane, Instant::now()) {
+                    return Err(error.into());
+                }
+                tracing::debug!(%lane, %error, "a subscription waits for a repair");
+                self.following.unreadable(lane);
+                Ok(None)
+            }
             (Err(Failed::Refused(error)), _) => Err(error.into()),
             (Err(Failed::Unreachable(why)), seat) => {
                 tracing::debug!(%shard, why, "a lane is to be read elsewhere");

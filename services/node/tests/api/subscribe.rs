@@ -1,6 +1,8 @@
 //! What a reader gets: from where it asked, within its credit, and when it has all.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use meridian_types::{Cursor, Offset, Origin, Partition, RegionId, StreamId};
@@ -345,4 +347,67 @@ async fn a_reader_that_takes_nothing_is_cut_off() {
 fn start_again(credit_bytes: u64) -> v1::SubscribeRequest {
     let start = v1::SubscribeStart { stream: Some(named("a")), from: Some(earliest()), credit_bytes };
     v1::SubscribeRequest { request: Some(v1::subscribe_request::Request::Start(start)) }
+}
+
+/// Where a node's volume holds these bytes, once.
+fn place_of(node: &TestNode, bytes: &[u8]) -> (PathBuf, u64) {
+    let volume = node.config.file.parent().unwrap().join("volume");
+    let files = std::fs::read_dir(volume).unwrap().map(|file| file.unwrap().path());
+    let places = files.flat_map(|path| {
+        let content = std::fs::read(&path).unwrap();
+        let places = content.windows(bytes.len()).enumerate().filter(|(_, window)| *window == bytes);
+        places.map(|(at, _)| (path.clone(), at as u64)).collect::<Vec<_>>()
+    });
+    let places: Vec<_> = places.collect();
+    let [place] = &places[..] else { panic!("in one place, not {places:?}") };
+    place.clone()
+}
+
+fn flip((path, at): &(PathBuf, u64)) {
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, *at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x20], *at).unwrap();
+    file.sync_all().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_frame_is_waited_for_and_said_if_it_stays_so() {
+    let mut node = TestNode::start().await;
+    node.create("a", 2).await;
+    node.fill("a", 0, &["one", "two-is-to-be-damaged", "three"]).await;
+    // Nothing of it is in memory then.
+    node.tell_to_stop();
+    node.stopped().await;
+    let place = place_of(&node, b"two-is-to-be-damaged");
+    flip(&place);
+    node.again().await;
+
+    let mut reader = Reader::open(&node, "a", earliest(), PLENTY).await;
+    assert_eq!(values(&[reader.batch().await])[&0], ["one"]);
+    assert!(reader.is_quiet().await, "neither an error nor that this is all");
+    // Other lanes go on.
+    node.fill("a", 1, &["other"]).await;
+    assert_eq!(values(&[reader.batch().await])[&1], ["other"]);
+    assert!(reader.is_quiet().await);
+    flip(&place);
+    let (batches, cursor) = reader.all().await;
+    assert_eq!(values(&batches)[&0], ["two-is-to-be-damaged", "three"]);
+    assert_eq!(
+        Cursor::from_bytes(&cursor).unwrap().next(Origin::first(RegionId(1)), Partition(0)),
+        Offset(3)
+    );
+
+    flip(&place);
+    let mut reader = Reader::open(&node, "a", earliest(), PLENTY).await;
+    let begun = std::time::Instant::now();
+    let error = loop {
+        match reader.next().await {
+            Ok(Response::Batch(_)) => {}
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.reason, Damaged, "{error}");
+    assert!(begun.elapsed() > Duration::from_secs(5), "after {:?}", begun.elapsed());
 }

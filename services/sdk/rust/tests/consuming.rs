@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use meridian_batch::{BatchBuilder, Codec};
-use meridian_sdk::types::{Cursor, Timestamp};
+use meridian_sdk::types::{Cursor, Origin, RegionId, Timestamp};
 use meridian_sdk::{ConsumeError, Consumer, ConsumerOptions, Item, Reason, SdkError, StartFrom};
-use support::{CutProxy, FakeServer, client};
+use support::{CutProxy, FakeServer, Faults, client};
 
 const PARTITIONS: u32 = 2;
 
@@ -69,6 +69,55 @@ async fn connections_cut_anywhere_skip_nothing_and_repeat_nothing() {
         cuts += proxy.cuts();
     }
     assert!(cuts > 20, "{cuts} cuts");
+}
+
+#[tokio::test]
+async fn the_latest_position_is_reached_with_the_last_event_before_it() {
+    let server = FakeServer::start(1, PARTITIONS);
+    let client = client(&[server.endpoint()]);
+    let empty = client.latest("s").await.unwrap();
+    assert!(Cursor::start(empty.cursor.stream).has_reached(&empty.cursor), "nothing is before it");
+    assert_eq!(empty.confirmed, Origin::first(RegionId(1)));
+    let expected = fill(&server, 60, 0);
+    let latest = client.latest("s").await.unwrap();
+    fill(&server, 60, 100_000);
+    let mut consumer = client.consumer("s", options(StartFrom::Start, 1 << 20)).unwrap();
+    let mut seen: BTreeMap<(u32, u16), u64> = BTreeMap::new();
+    while !consumer.cursor().is_some_and(|cursor| cursor.has_reached(&latest.cursor)) {
+        if let Item::Event(event) = consumer.next().await.unwrap() {
+            *seen.entry((event.lane.partition.0, event.lane.origin.region.0)).or_default() += 1;
+        }
+    }
+    for (lane, values) in expected {
+        assert!(seen[&lane] >= values.len() as u64, "{lane:?}: {} of {}", seen[&lane], values.len());
+    }
+    let absent = client.latest("absent").await.unwrap_err();
+    let SdkError::Refused(refused) = &absent else { panic!("{absent}") };
+    assert_eq!(refused.reason, Reason::StreamNotFound);
+}
+
+#[tokio::test]
+async fn what_is_damaged_is_asked_for_again_until_the_time_is_over() {
+    let server = FakeServer::start(1, PARTITIONS);
+    let expected = fill(&server, 60, 0);
+    let client = client(&[server.endpoint()]);
+    server.faults(Faults { damaged: 2, ..Faults::default() });
+    let mut consumer = client.consumer("s", options(StartFrom::Start, 1 << 20)).unwrap();
+    assert_eq!(read(&mut consumer).await, expected, "repaired meanwhile");
+
+    server.faults(Faults { damaged: u32::MAX, ..Faults::default() });
+    let begun = std::time::Instant::now();
+    let timeout = Duration::from_secs(1);
+    let mut consumer =
+        client.consumer("s", ConsumerOptions { timeout, ..options(StartFrom::Start, 1 << 20) }).unwrap();
+    let error = loop {
+        if let Err(error) = consumer.next().await {
+            break error;
+        }
+    };
+    let ConsumeError::Client(SdkError::Refused(refused)) = &error else { panic!("{error}") };
+    assert_eq!(refused.reason, Reason::Damaged);
+    assert!(begun.elapsed() >= timeout);
 }
 
 #[tokio::test]

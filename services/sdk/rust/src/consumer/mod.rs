@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use meridian_batch::{BatchError, Header, Limits, Records, decode};
 use meridian_types::{Cursor, CursorError, Hlc, Lane, Offset, StreamId, Timestamp};
-use meridian_wire::v1;
 use meridian_wire::v1::subscribe_response::Response;
+use meridian_wire::{Reason, v1};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -135,6 +135,8 @@ pub struct Consumer {
     retry_at: Option<Instant>,
     /// Since when nothing came.
     failing_since: Option<Instant>,
+    /// When a node said first, and last, that what comes next is damaged there.
+    damaged: Option<(Instant, Instant)>,
 }
 
 struct Link {
@@ -172,6 +174,7 @@ impl Consumer {
             backoff,
             retry_at: None,
             failing_since: None,
+            damaged: None,
         })
     }
 
@@ -321,6 +324,7 @@ impl Consumer {
         let node = self.link.take().map(|link| link.node);
         let now = Instant::now();
         let waited = now.saturating_duration_since(*self.failing_since.get_or_insert(now));
+        let fault = self.unless_damaged_everywhere(fault, now);
         match fault {
             Fault::Retry { after, ref text, .. } if waited < self.options.timeout => {
                 tracing::debug!(endpoints = self.client.endpoints(), fault = text, "reading broke off");
@@ -337,6 +341,28 @@ impl Consumer {
     }
 }
 
+impl Consumer {
+    /// What is damaged at one node is repaired there soon, or whole at another: it is asked for again for as long as the options
+    /// allow. Opening a subscription works all the while, so that is counted apart.
+    fn unless_damaged_everywhere(&mut self, fault: Fault, now: Instant) -> Fault {
+        let Fault::Refused(error) = &fault else { return fault };
+        if error.reason != Reason::Damaged {
+            return fault;
+        }
+        let timeout = self.options.timeout;
+        let recent = self.damaged.filter(|(_, last)| now.saturating_duration_since(*last) < timeout);
+        let first = recent.map_or(now, |(first, _)| first);
+        self.damaged = Some((first, now));
+        if now.saturating_duration_since(first) >= timeout {
+            return fault;
+        }
+        let after = Some(error.retry_after.unwrap_or(DAMAGED_AGAIN_AFTER));
+        Fault::Retry { after, reason: Some(error.reason), text: error.to_string() }
+    }
+}
+
+/// A repair takes a moment, and opening anew is no work for nothing.
+const DAMAGED_AGAIN_AFTER: Duration = Duration::from_millis(500);
 const MIN_WAIT: Duration = Duration::from_millis(1);
 
 impl Link {

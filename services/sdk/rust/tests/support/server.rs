@@ -361,12 +361,19 @@ async fn feed(
     let mut credit = i64::try_from(start.credit_bytes).ok()?;
     let mut appended = node.appended.subscribe();
     let mut told: Option<Cursor> = None;
+    let mut sent = 0;
     loop {
         appended.mark_unchanged();
         while credit > 0 {
             let Some(batch) = next_batch(&node.store, start.stream.as_ref(), &mut next) else { break };
             credit -= batch.batch.len() as i64;
             send(Message::Batch(batch)).await?;
+            sent += 1;
+            if sent == WHOLE && is_damaged(&node.store) {
+                let error = ApiError::new(Reason::Damaged, "what comes next does not read back");
+                messages.send(Err(error.into())).await.ok()?;
+                return None;
+            }
         }
         if credit > 0 && told.as_ref() != Some(&next) {
             send(Message::Mark(v1::Mark { cursor: next.to_bytes().into(), caught_up: true })).await?;
@@ -380,6 +387,17 @@ async fn feed(
             changed = appended.changed() => changed.ok()?,
         }
     }
+}
+
+/// Batches before the damage.
+const WHOLE: u32 = 5;
+
+/// Whether this subscription is one of those that find damage.
+fn is_damaged(store: &Mutex<Store>) -> bool {
+    let left = &mut store.lock().faults.damaged;
+    let is_damaged = *left > 0;
+    *left = left.saturating_sub(1);
+    is_damaged
 }
 
 fn next_batch(store: &Mutex<Store>, stream: Option<&v1::StreamRef>, next: &mut Cursor) -> Option<v1::Batch> {

@@ -28,6 +28,8 @@ pub struct Faults {
     pub mute: bool,
     /// How long an answer takes.
     pub delay: Duration,
+    /// So many subscriptions find damage behind their first batches.
+    pub damaged: u32,
 }
 
 /// The nodes of the region, and who leads its shards. With no leaders named, any node takes anything.

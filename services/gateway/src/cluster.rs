@@ -91,7 +91,7 @@ impl Cluster {
     /// What other regions lack of this one is told of all its shards, whichever of its nodes have them. Of those that nobody in
     /// reach serves it is not known, and is not waited for: whoever asks may be looking for what is wrong.
     async fn lag(&self) -> Result<v1::GetLagResponse, ApiError> {
-        self.0.check_ready()?;
+        self.0.check_readable()?;
         let (outbound, at_risk) = self.0.at_risk().await?;
         let inbound = self.0.links().statuses().into_iter().map(|status| self.inbound(status)).collect();
         Ok(v1::GetLagResponse { inbound, outbound, at_risk: Some(at_risk) })

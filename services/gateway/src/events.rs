@@ -335,7 +335,8 @@ impl v1::event_service_server::EventService for Events {
         &self,
         request: Request<v1::InitProducerRequest>,
     ) -> Result<Response<v1::InitProducerResponse>, Status> {
-        self.gateway.admit(&request.get_ref().tenant).map_err(|error| self.refuse(error))?;
+        let admitted = self.gateway.admit(&request.get_ref().tenant);
+        admitted.and_then(|_| self.gateway.check_ready()).map_err(|error| self.refuse(error))?;
         let id = self.gateway.mint_producer().map_err(|error| self.refuse(error))?;
         Ok(Response::new(v1::InitProducerResponse { id: id.0, epoch: 0 }))
     }

@@ -105,6 +105,7 @@ impl Gateway {
         deadline: Instant,
         held: Room,
     ) -> Result<Begun, ApiError> {
+        self.check_ready()?;
         if partition.0 >= stream.settings.partitions {
             return Err(ApiError::new(
                 Reason::NoSuchPartition,

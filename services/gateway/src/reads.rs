@@ -58,7 +58,7 @@ impl ReadServer {
         if call.to_node != gateway.me().node.0 {
             return Err(refused(format!("this is node {}, not node {}", gateway.me().node, call.to_node)));
         }
-        gateway.check_ready()?;
+        gateway.check_readable()?;
         Ok((gateway, node))
     }
 

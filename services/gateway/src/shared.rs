@@ -71,6 +71,7 @@ struct Inner {
     cursors: Arc<ByteBudget>,
     requests: Arc<Semaphore>,
     ready: AtomicBool,
+    readable: AtomicBool,
     draining: watch::Sender<bool>,
     producers: AtomicU64,
     subscribers: AtomicUsize,
@@ -81,7 +82,7 @@ struct Inner {
 pub struct Gateway(Arc<Inner>);
 
 impl Gateway {
-    /// A gateway that answers NOT_READY until [`Gateway::set_ready`].
+    /// A gateway that answers NOT_READY until [`Gateway::set_ready`], or to readers until [`Gateway::set_readable`].
     pub fn new(parts: GatewayParts, config: GatewayConfig) -> Self {
         Self(Arc::new(Inner {
             peers: Peers::new(parts.me.clone(), parts.region.clone(), parts.channels.clone()),
@@ -93,6 +94,7 @@ impl Gateway {
             requests: Arc::new(Semaphore::new(config.requests)),
             config,
             ready: AtomicBool::new(false),
+            readable: AtomicBool::new(false),
             draining: watch::Sender::new(false),
             producers: AtomicU64::new(0),
             subscribers: AtomicUsize::new(0),
@@ -102,6 +104,12 @@ impl Gateway {
     /// The node has recovered, is part of its cluster, and leads its shards.
     pub fn set_ready(&self) {
         self.0.ready.store(true, Ordering::Release);
+    }
+
+    /// The node has recovered, and does not find who leads its shards: it gives readers what it holds, which is committed, and
+    /// takes no publishes. No reader is told that this is all, and where a lane ends now or began at a time it does not say.
+    pub fn set_readable(&self) {
+        self.0.readable.store(true, Ordering::Release);
     }
 
     /// Refuses what is new from now on; what is under way is answered.
@@ -164,11 +172,32 @@ impl Gateway {
         if self.is_ready() { Ok(()) } else { Err(self.not_ready()) }
     }
 
+    /// For what reads what this node holds.
+    ///
+    /// # Errors
+    /// NOT_READY: the node is stopping, or has just started.
+    pub(crate) fn check_readable(&self) -> Result<(), ApiError> {
+        let is_readable = self.is_ready() || self.reads_alone();
+        if is_readable { Ok(()) } else { Err(self.not_ready()) }
+    }
+
+    /// Whether readers are served, and nobody else.
+    fn reads_alone(&self) -> bool {
+        self.0.readable.load(Ordering::Acquire) && !self.is_ready() && !self.is_draining()
+    }
+
     /// What a client gets that comes too early or too late.
     pub(crate) fn not_ready(&self) -> ApiError {
-        let what = if self.is_draining() { "stopping" } else { "starting" };
-        ApiError::new(Reason::NotReady, format!("this node is {what}; try again, or another node"))
-            .retry_after(Duration::from_millis(500))
+        let message = if self.is_draining() {
+            "this node is stopping; try again, or another node"
+        } else if self.reads_alone() {
+            "this node does not find who leads its shards: a majority of its region's nodes must run and reach each other. \
+             Until then it gives what it holds to readers that begin at the start or at a cursor, and takes nothing; try \
+             again, or another node"
+        } else {
+            "this node is starting; try again, or another node"
+        };
+        ApiError::new(Reason::NotReady, message).retry_after(Duration::from_millis(500))
     }
 
     pub(crate) fn me(&self) -> &Identity {

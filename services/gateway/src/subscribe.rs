@@ -65,7 +65,7 @@ pub(crate) async fn open(
     mut requests: Incoming<v1::SubscribeRequest>,
     connection: Option<Connection>,
 ) -> Result<(impl Stream<Item = (Bytes, Taken)> + Send + 'static, StreamEnd), ApiError> {
-    gateway.check_ready()?;
+    gateway.check_readable()?;
     let first = match requests.message().await {
         // Its room is kept until it was read.
         Ok(message) => message.and_then(|(message, taken)| Some((message.request?, taken))),
@@ -257,6 +257,8 @@ impl Subscription {
 
     /// Starts each lane at a time, or at its end.
     async fn begin_at(&mut self, row: &StreamRow, time: Option<Timestamp>) -> Result<(), ApiError> {
+        // A node that has not found its region may know neither.
+        self.gateway.check_ready()?;
         let shards = self.gateway.shards_of_stream(row);
         let mut cursor = Cursor::start(self.stream);
         for extent in self.gateway.extents(self.stream, shards, time).await? {
@@ -311,7 +313,8 @@ impl Subscription {
             if heard_all && self.credit == 0 {
                 return End::Gone;
             }
-            let has_caught_up = self.following.has_caught_up() && !self.marked;
+            // What a node that has not found its region holds may be long past.
+            let has_caught_up = self.following.has_caught_up() && !self.marked && self.gateway.is_ready();
             let (woken, seeks_seat) = (self.woken.clone(), self.following.seeks());
             // Not with each batch: it names every lane.
             let mark_at = self.marked_at.map_or_else(Instant::now, |at| at + MARK_EVERY);

@@ -48,6 +48,9 @@ const PEER_MESSAGE: usize = 32 * 1024 * 1024;
 const PEER_STREAMS: usize = 1024;
 /// How often a node that starts looks where its shards are placed.
 const READY_LOOK: Duration = Duration::from_millis(50);
+/// A node that has not found the leaders of its shards by then serves readers from what it holds. Before, they had better ask a
+/// node that has: most starts take less.
+const READ_ALONE_AFTER: Duration = Duration::from_secs(5);
 /// How long a node that stops waits for what is under way.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
@@ -481,7 +484,15 @@ impl Parts<'_> {
         };
 
         let running = async {
-            ready(&host, &self.region).await;
+            let ready = ready(&host, &self.region);
+            tokio::pin!(ready);
+            if tokio::time::timeout(READ_ALONE_AFTER, &mut ready).await.is_err() {
+                gateway.set_readable();
+                tracing::warn!(
+                    "no leader is found for some shards: readers get what is held here, publishes are refused"
+                );
+                ready.await;
+            }
             gateway.set_ready();
             options.health.set_service_status("", ServingStatus::Serving).await;
             tracing::info!(client = %self.config.listen.client, "ready");

@@ -231,7 +231,15 @@ mod tests {
         let add = |id: u32| {
             let disk = format!("00000000-0000-4000-8000-00000000000{id}");
             let disk = DiskUuid(meridian_wire::parse_uuid("disk", &disk).unwrap());
-            Change::RegisterNode(NodeRow { id: NodeId(id), disk, ..first.clone() })
+            let address = |port: u32| format!("http://127.0.0.1:{port}");
+            let (peer_address, client_address) = (address(100 + id), address(200 + id));
+            Change::RegisterNode(NodeRow {
+                id: NodeId(id),
+                disk,
+                peer_address,
+                client_address,
+                ..first.clone()
+            })
         };
         catalog.apply(Command::new(Timestamp(1), add(2))).unwrap();
         let restore = |incarnation: u16| RestoreRegion {

@@ -15,6 +15,9 @@ use crate::node::{CLUSTER, Node, disk_uuid};
 /// The most voters of a group.
 const VOTERS: usize = 5;
 
+/// By past shard: who holds something of it, and how far.
+pub type Holders = BTreeMap<ShardId, BTreeMap<NodeId, Seq>>;
+
 /// A region's group.
 pub struct Group {
     pub region: usize,
@@ -22,6 +25,8 @@ pub struct Group {
     pub origin: Origin,
     /// Raft's voters.
     pub voters: Vec<NodeId>,
+    /// Who held something of a past shard when the region was restored, and how far.
+    holders: Holders,
     /// What was ordered.
     pub log: Vec<Bytes>,
     /// What that adds up to.
@@ -47,7 +52,7 @@ impl World {
         let count = self.swarm.nodes[region];
         let nodes: Vec<NodeId> = (1..=count).map(|n| NodeId((region as u32 + 1) * 100 + n)).collect();
         let origin = Origin::first(RegionId(region as u16 + 1));
-        let group = self.new_group(region, origin, nodes.clone());
+        let group = self.new_group(region, origin, nodes.clone(), Holders::new());
         for id in nodes {
             let node = Node::new(id, region, self.seed, (self.catalog.state.clone(), self.catalog.log.len()));
             self.nodes.insert(id, Node { group, home: origin, ..node });
@@ -56,7 +61,13 @@ impl World {
     }
 
     /// A group that is founded for an incarnation.
-    pub(super) fn new_group(&mut self, region: usize, origin: Origin, nodes: Vec<NodeId>) -> usize {
+    pub(super) fn new_group(
+        &mut self,
+        region: usize,
+        origin: Origin,
+        nodes: Vec<NodeId>,
+        holders: Holders,
+    ) -> usize {
         let found = Found {
             cluster: CLUSTER,
             region: origin.region,
@@ -71,6 +82,7 @@ impl World {
             region,
             origin,
             voters,
+            holders,
             log,
             state,
             judged: 0,
@@ -135,7 +147,8 @@ impl World {
     }
 
     fn driver_config(&self, group: usize) -> Config {
-        Config { home: Some(self.groups[group].origin), ..self.swarm.driver.clone() }
+        let Group { origin, holders, .. } = &self.groups[group];
+        Config { home: Some(*origin), holders: holders.clone(), ..self.swarm.driver.clone() }
     }
 
     /// The leader is one no more, and may not know it for a while.

@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meridian_metadata::catalog::{Change, Outcome, Past, RestoreRegion};
-use meridian_types::{NodeId, Seq, ShardId, ShardNo};
+use meridian_metadata::catalog::{Change, Outcome, Past as Left, RestoreRegion};
+use meridian_types::{NodeId, Origin, Seq, ShardId, ShardNo};
 use rand::RngExt as _;
 
 use super::catalog::{node_row, region_id};
 use super::{Event, World};
 use crate::check::Law;
+use crate::host::Host;
 use crate::node::{Node, Process};
 
 /// What is known of incarnations that are over, for the checkers.
@@ -26,7 +27,7 @@ pub struct Past {
 impl World {
     /// The disks of a majority are about to go, and with them answers to clients. Whether there is a region that may lose them.
     pub(super) fn doom(&mut self, region: usize) -> bool {
-        if !self.doomed.is_empty() || !self.may_lose_disks(region) {
+        if !self.doomed.is_empty() || !self.may_lose_disks() {
             return false;
         }
         let spared = if self.chance(50) { self.cut_off_a_leader(region) } else { None };
@@ -46,7 +47,7 @@ impl World {
         Some(leader)
     }
 
-    fn may_lose_disks(&mut self, region: usize) -> bool {
+    fn may_lose_disks(&mut self) -> bool {
         self.forget_mended();
         let damaged = !self.damaged.is_empty();
         // Once, and where there is somebody else: what is left of a region may be at one node alone for a while.
@@ -54,19 +55,19 @@ impl World {
         if self.swarm.regions < 2 || again || damaged {
             return false;
         }
-        // A survivor that is in no set is left aside: see ../FINDINGS.md.
-        let placed = &self.groups[self.current[region]].state;
-        placed.nodes().count() <= self.swarm.replication[region] as usize
+        true
     }
 
     /// The disks of a majority go up in smoke.
     pub(super) fn lose_disks(&mut self, region: usize) {
         let Some(spared) = self.doomed.remove(&region) else { return };
-        if !self.may_lose_disks(region) {
+        if !self.may_lose_disks() {
             return;
         }
         let placed = &self.groups[self.current[region]].state;
         let mut left: Vec<NodeId> = placed.nodes().map(|(id, _)| id).collect();
+        // One that nobody heard is not known to hold anything, and of more nodes than replicas it may be left out.
+        let may_be_unheard = left.len() <= self.swarm.replication[region] as usize;
         // The group that decides, and each shard's set: one that still had its majority would go on.
         let mut sets = vec![left.clone(), self.groups[self.current[region]].voters.clone()];
         for (_, row) in placed.shards() {
@@ -103,7 +104,7 @@ impl World {
             }
         }
         for id in left {
-            if self.chance(40) {
+            if may_be_unheard && self.chance(40) {
                 let until = self.now + self.rng.random_range(500_000..6_000_000);
                 self.met.met("fault: a survivor stands still");
                 self.freeze(id, until);
@@ -116,6 +117,13 @@ impl World {
 
     /// What `meridian region restore` does, once new nodes are added.
     pub(super) fn restore(&mut self, region: usize) {
+        // Of more nodes than replicas one that is not asked may be left out with what it alone holds: so all are started first.
+        let survivors = self.nodes.values().filter(|node| node.region == region);
+        let is_silent = |node: &Node| !node.is_up() || node.frozen_until > self.now;
+        let count = survivors.clone().count() + self.lost.get(&region).map_or(0, Vec::len);
+        if count > self.swarm.replication[region] as usize && survivors.clone().any(is_silent) {
+            return self.after(300_000, Event::Restore(region));
+        }
         let Some(lost) = self.lost.remove(&region) else { return };
         let group = self.current[region];
         let before = self.groups[group].origin;
@@ -148,11 +156,11 @@ impl World {
             incarnation: before.incarnation,
             voters,
             lost,
-            past: vec![Past { origin: before, elsewhere: recovered, ..Past::default() }],
+            past: vec![self.left_of(before, region)],
         };
         let Some(Outcome::RegionRestored(row)) = self.decide(Change::RestoreRegion(restore)) else { return };
         self.met.met("operator: a region is restored");
-        let group = self.new_group(region, row.origin(), row.founders.clone());
+        let group = self.new_group(region, row.origin(), row.founders.clone(), row.holders());
         self.current[region] = group;
         for id in new {
             let catalog = (self.catalog.state.clone(), self.catalog.log.len());
@@ -177,10 +185,29 @@ impl World {
         answers.filter_map(|node| node.process.as_ref())
     }
 
-    /// What is counted as left is not lost with the next power loss: see ../FINDINGS.md for what the node does.
+    /// What is counted as left is not lost with the next power loss, as with `ListShardsRequest.durable`.
     fn flush_who_answers(&mut self) {
         let flushed = self.who_answers().try_for_each(|process| process.index.flush());
         self.judge(Law::OwnChecks, flushed.map_err(|error| error.to_string()));
+    }
+
+    /// What those who answer the operator say of an incarnation that ends.
+    fn left_of(&self, origin: Origin, region: usize) -> Left {
+        let answers = self.nodes.values().filter(|node| node.frozen_until <= self.now);
+        let said: Vec<_> = answers
+            .filter_map(|node| {
+                let hosts = node.process.as_ref()?.hosts.iter();
+                let applied = |shard: &ShardId, host: &Host| {
+                    ((shard.origin, u32::from(shard.no.0)), host.replica.marks().applied)
+                };
+                Some((
+                    node.id,
+                    node.region == region,
+                    hosts.map(|(shard, host)| applied(shard, host)).collect(),
+                ))
+            })
+            .collect();
+        Left::of(origin, self.swarm.shards, &said)
     }
 
     /// The longest that anyone who answers has applied.

@@ -67,8 +67,8 @@ pub struct Host {
     pub asking: bool,
     /// Of a past incarnation: what was not applied goes from there on.
     pub gives_up: Option<Seq>,
-    /// That it is in doubt is written first.
-    pub doubts: Option<Seq>,
+    /// How far the volume says that it was applied.
+    pub was_applied: Seq,
     pub is_past: bool,
 }
 

@@ -174,9 +174,6 @@ impl Node {
             if let Some(from) = host.gives_up {
                 process.queue.give_up(id, from);
             }
-            if host.doubts.is_some() {
-                process.queue.doubt(id, host.doubts);
-            }
             process.hosts.insert(id, host);
         }
         self.process = Some(process);
@@ -262,7 +259,10 @@ impl Process {
             host.replica.set_unsure(from);
         }
         host.gives_up = opening.give_up;
-        host.doubts = opening.doubt_to_write;
+        if opening.promise_hidden {
+            host.replica.set_promise_hidden();
+        }
+        host.was_applied = found.map_or(Seq::ZERO, |found| found.applied);
         for range in opening.damaged.iter() {
             self.reader.quarantine().add(id, range);
         }
@@ -349,7 +349,7 @@ fn host(id: ShardId, home: Origin, replica: Replica) -> Host {
         showing: false,
         asking: false,
         gives_up: None,
-        doubts: None,
+        was_applied: Seq::ZERO,
         is_past: false,
     }
 }

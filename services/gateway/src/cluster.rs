@@ -178,8 +178,9 @@ impl v1::cluster_service_server::ClusterService for Cluster {
         &self,
         request: Request<v1::ListShardsRequest>,
     ) -> Result<Response<v1::ListShardsResponse>, Status> {
-        let shards = self.0.shards();
-        if request.into_inner().durable {
+        let durable = request.into_inner().durable;
+        let shards = self.0.shards(durable);
+        if durable {
             self.0.host().flush_index().await;
         }
         Ok(Response::new(shards))

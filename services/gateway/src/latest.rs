@@ -1,5 +1,7 @@
 //! Where a stream ends now: everything that was acknowledged in this region before it was asked is before that, whichever node
 //! acknowledged it. Only a shard's leader knows, and only once a majority has confirmed, after it was asked, that it still leads.
+//! What the region acknowledged before it was restored is in shards of past incarnations: their leaders tell once they hold all that
+//! is left of them.
 //!
 //! Of lanes that other regions write there is no such answer here: they are acknowledged there. They end where they are held.
 
@@ -9,7 +11,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use meridian_metadata::catalog::StreamRow;
 use meridian_region::Route;
-use meridian_types::{Cursor, NodeId, ShardId, StreamId};
+use meridian_types::{Cursor, NodeId, Seq, ShardId, StreamId};
 use meridian_wire::{ApiError, Reason};
 use tokio::time::Instant;
 
@@ -35,9 +37,10 @@ impl Gateway {
         let home = self.host().home();
         // All of them: that the stream has more partitions by now may be known elsewhere, and not here.
         let state = self.catalog().state();
-        let written = state.region(home.region).map(|region| region.shards_of(home).collect());
-        let held = self.shards_of_stream(row).into_iter().filter(|shard| shard.origin != home);
-        let written = self.confirmed(row.id, written.unwrap_or_default());
+        let now = state.region(home.region).into_iter().flat_map(|region| region.shards_of(home));
+        let (own, held): (BTreeSet<ShardId>, BTreeSet<ShardId>) =
+            self.shards_of_stream(row).into_iter().partition(|shard| shard.origin.region == home.region);
+        let written = self.confirmed(row.id, now.chain(own).collect());
         let (written, held) = tokio::try_join!(written, self.extents(row.id, held, None))?;
         let mut cursor = Cursor::start(row.id);
         for extent in written.into_iter().chain(held) {
@@ -118,12 +121,21 @@ impl Gateway {
 
     /// Whether this node leads a shard after this was asked; then it shows readers all that was acknowledged before.
     async fn leads(&self, shard: ShardId) -> bool {
-        let Some(handle) = self.host().get(shard) else { return false };
+        let Route::Here(handle) = self.region().route(shard) else { return false };
+        let left = self.left_of(shard);
         let confirmed = async {
             let committed = handle.read().await.ok()?;
-            handle.watch().wait_for(|shown| shown.applied >= committed).await.ok()?;
+            handle.watch().wait_for(|shown| shown.applied >= committed.max(left)).await.ok()?;
             Some(())
         };
         tokio::time::timeout(CONFIRM_WITHIN, confirmed).await.is_ok_and(|confirmed| confirmed.is_some())
+    }
+
+    /// What is known to be left of a shard of a past incarnation of this region.
+    fn left_of(&self, shard: ShardId) -> Seq {
+        let state = self.catalog().state();
+        let Some(row) = state.region(shard.origin.region) else { return Seq::ZERO };
+        let before = row.held_before(ShardId { origin: row.origin(), ..shard });
+        before.into_iter().find(|(past, _)| *past == shard).map(|(_, left)| left).unwrap_or_default()
     }
 }

@@ -11,18 +11,30 @@ use meridian_wire::{ApiError, Reason, v1};
 use crate::shared::Gateway;
 
 impl Gateway {
-    /// Every shard that the region has a replica of, and how far this node's own are.
-    pub(crate) fn shards(&self) -> v1::ListShardsResponse {
+    /// Every shard that the region has a replica of, and how far this node's own are. `all`: and whatever else its disk holds, of which
+    /// placement knows nothing yet, or nothing any more.
+    pub(crate) fn shards(&self, all: bool) -> v1::ListShardsResponse {
         let here: BTreeMap<ShardId, ShardHandle> =
             self.host().all().into_iter().map(|shard| (shard.id, shard)).collect();
         let state = self.region().placement();
         let me = self.me().node;
-        let shards = state.shards().map(|(shard, row)| {
+        let placed = state.shards().map(|(shard, row)| {
             let is_replica = row.members.contains(&me) || row.learner == Some(me);
-            let progress = here.get(&shard).filter(|_| is_replica).map(ShardHandle::progress);
+            let progress = here.get(&shard).filter(|_| all || is_replica).map(ShardHandle::progress);
             shard_to_wire(shard, row, me, progress.as_ref())
         });
-        v1::ListShardsResponse { node: me.0, region: self.me().region.to_string(), shards: shards.collect() }
+        let mut shards: Vec<v1::Shard> = placed.collect();
+        let besides = here.iter().filter(|(shard, _)| all && state.shard(**shard).is_none());
+        shards.extend(besides.map(|(shard, handle)| {
+            let progress = handle.progress();
+            let damaged = progress.damaged;
+            let [appended, committed, applied] =
+                [progress.appended, progress.committed, progress.applied].map(|seq| seq.0);
+            let (origin, number) = (Some(shard.origin.into()), u32::from(shard.no.0));
+            let role = v1::shard::Role::Idle.into();
+            v1::Shard { origin, number, role, appended, committed, applied, damaged, ..v1::Shard::default() }
+        }));
+        v1::ListShardsResponse { node: me.0, region: self.me().region.to_string(), shards }
     }
 
     /// Has a replica moved.

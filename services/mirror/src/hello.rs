@@ -19,7 +19,7 @@ pub struct Identity {
     pub disk: DiskUuid,
     /// How often it has started on that disk.
     pub boot: Boot,
-    /// The incarnation of its region that it serves.
+    /// The incarnation of its region that it serves; zero: an older build, which does not say.
     pub incarnation: Incarnation,
 }
 
@@ -61,7 +61,7 @@ impl PeerHello {
             node: NodeId(hello.node),
             disk: DiskUuid(parse_uuid("disk_uuid", &hello.disk_uuid)?),
             boot: Boot(hello.boot),
-            incarnation: Incarnation(u16::try_from(hello.incarnation).unwrap_or(u16::MAX).max(1)),
+            incarnation: Incarnation(u16::try_from(hello.incarnation).unwrap_or(u16::MAX)),
         };
         Ok(Self { identity, versions: hello.min_version..=hello.max_version })
     }
@@ -101,7 +101,7 @@ impl PeerHello {
         let Identity { node, region, incarnation, .. } = &self.identity;
         let what = if *region != me.region {
             format!("node {node} is of region {region}")
-        } else if *incarnation != me.incarnation {
+        } else if *incarnation != me.incarnation && *incarnation != Incarnation(0) {
             let mine = me.incarnation;
             format!(
                 "node {node} serves incarnation {incarnation} of region {region}, this node {mine}; one of them is to learn of the restore"

@@ -53,7 +53,8 @@ pub struct CopyState {
     pub appended: Seq,
     /// The chain through that.
     pub chain: Chain,
-    /// Its last frame that is applied, and on stable storage at a majority of this region's replicas of the shard.
+    /// Its last frame that is applied, and on stable storage at a majority of this region's replicas of the shard; zero while not all
+    /// that is applied is.
     pub durable: Seq,
     /// Sums up to there.
     pub totals: Totals,

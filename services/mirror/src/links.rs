@@ -179,7 +179,8 @@ pub fn copy_state(shard: ShardId, progress: &Progress, is_past: bool) -> CopySta
     CopyState {
         appended: progress.appended,
         chain: progress.chain,
-        durable: progress.durable,
+        // What is applied is summed up, and no less.
+        durable: if progress.durable == progress.applied { progress.durable } else { Seq::ZERO },
         totals: progress.totals,
         hlc: progress.hlc,
         leads: progress.leads,

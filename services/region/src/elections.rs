@@ -21,6 +21,10 @@ pub(crate) async fn fence(region: &Region, wanted: Vec<(ShardId, LeaderEpoch)>) 
     let Some(host) = region.0.host.get() else { return Vec::new() };
     let answers = wanted.into_iter().map(|(shard, epoch)| async move {
         let handle = host.ensure(shard).inspect_err(|error| log(shard, error)).ok()?;
+        if handle.progress().awaits_begun {
+            // Until it is told, it may not answer.
+            tokio::spawn(tell_damaged(region.clone(), handle.clone()));
+        }
         let answer = tokio::time::timeout(FENCE_WITHIN, handle.fence(epoch)).await.ok()??;
         let outcome = match answer {
             Answer::Promised { end, unsure_from, .. } => FenceOutcome::Promised { end, unsure_from },

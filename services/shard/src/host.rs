@@ -164,8 +164,8 @@ impl ShardHost {
         if let Some(from) = opening.give_up {
             self.give_up(shard, from);
         }
-        if let from @ Some(_) = opening.doubt_to_write {
-            self.write(shard, Entry::Doubt { shard, from });
+        if opening.promise_hidden {
+            replica.set_promise_hidden();
         }
         if let Some(from) = opening.unsure {
             replica.set_unsure(from);
@@ -189,6 +189,7 @@ impl ShardHost {
             unapplied,
             totals: lanes.totals,
             mark_after: config.mark_after,
+            was_applied: found.as_ref().map_or(Seq::ZERO, |found| found.applied),
         };
         let (handle, joined) = task.spawn();
         self.tasks.lock().push(joined);

@@ -67,6 +67,8 @@ pub enum Input {
     },
     /// The end of the doubt is synced.
     Sure,
+    /// The volume says that the log was applied up to there.
+    WasApplied(Seq),
     /// Placement has elected: lead, or follow.
     Elected(Election),
     /// The way to the leader is new: what was sent may be lost.

@@ -14,8 +14,8 @@ pub struct Opening {
     pub damaged: SeqRanges,
     /// From where on frames may be missing, or be others than were stored last: [`crate::Replica::set_unsure`].
     pub unsure: Option<Seq>,
-    /// That it is in doubt from there on is to be written before anything else is.
-    pub doubt_to_write: Option<Seq>,
+    /// A promise may be hidden: [`crate::Replica::set_promise_hidden`].
+    pub promise_hidden: bool,
     /// What the volume holds beyond the applied mark, in order.
     pub replay: Vec<(Seq, Place)>,
     /// Everything from there on is to be cut from the volume.
@@ -74,11 +74,8 @@ impl Opening {
             self.doubt(from, "the volume is damaged: frames of this shard may be hidden in it");
         }
         if found.promise_hidden {
-            // Doubt is how a replica hears of what it may have promised before it follows anybody. It is written down first: with the
-            // next promise, which may be of an earlier epoch, the volume tells of it no more.
-            let from = end.max(applied).next();
-            self.doubt(from, "the volume is damaged: a promise of this shard may be hidden in it");
-            self.doubt_to_write = self.unsure;
+            self.promise_hidden = true;
+            self.why.get_or_insert("the volume is damaged: a promise of this shard may be hidden in it");
         }
         if let Some(from) = found.doubt {
             self.doubt(from, "this replica was in doubt when its process ended, and is so still");

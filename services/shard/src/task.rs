@@ -252,6 +252,8 @@ pub(crate) struct ShardTask {
     pub unapplied: VecDeque<Unapplied>,
     pub totals: Totals,
     pub mark_after: Duration,
+    /// How far the volume says that the log was applied.
+    pub was_applied: Seq,
 }
 
 /// What the task carries from step to step.
@@ -294,7 +296,7 @@ impl ShardTask {
         let itself = requests.downgrade();
         let quarantine = self.reader.quarantine().clone();
         let handle = ShardHandle { id: self.shard, requests, progress: watcher, quarantine };
-        let running = Running {
+        let mut running = Running {
             applied_hlc,
             task: self,
             answers: HashMap::new(),
@@ -310,6 +312,9 @@ impl ShardTask {
             election: None,
             progress,
         };
+        // Before anybody sees it: what it shows is what is left, where others are lost.
+        running.step(Input::WasApplied(running.task.was_applied));
+        running.show();
         (handle, tokio::spawn(running.run(inbox, synced_inbox)))
     }
 
@@ -353,9 +358,12 @@ impl Running {
 
     fn ask_placement(&mut self) {
         let replica = &self.task.replica;
+        let replica_promised = replica.promised();
         let begun = self.task.placement.begin(self.task.shard, replica.promised(), replica.end().end());
         if let Some(election) = begun {
             let epoch = election.epoch;
+            // Nobody else has a part in it, so what was begun is what is known here.
+            self.step(Input::Begun { epoch: replica_promised });
             self.election = Some(election);
             self.step(Input::Fence { epoch });
         }

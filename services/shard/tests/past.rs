@@ -115,7 +115,7 @@ fn what_was_applied_last_is_written_down_soon() {
 #[test]
 fn a_retry_is_answered_from_the_incarnation_that_has_it_and_the_rest_goes_on() {
     let mut machine = Machine::new(23);
-    let whole = before(&mut machine);
+    let _ = before(&mut machine);
     machine.home = NEXT;
     let runtime = runtime();
     runtime.block_on(async {

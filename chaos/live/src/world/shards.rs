@@ -166,7 +166,7 @@ async fn ask(endpoint: String) -> Option<Vec<Shard>> {
     let asked = async {
         let channel = Endpoint::from_shared(endpoint).context("an endpoint")?.connect().await;
         let mut client = ClusterServiceClient::new(channel.context("connecting")?);
-        let answer = client.list_shards(ListShardsRequest {}).await.context("list shards")?;
+        let answer = client.list_shards(ListShardsRequest::default()).await.context("list shards")?;
         Ok::<_, Trouble>(answer.into_inner().shards)
     };
     tokio::time::timeout(ANSWER_WITHIN, asked).await.ok()?.ok()

@@ -14,6 +14,8 @@ pub struct Found<'a> {
     pub promised: LeaderEpoch,
     /// From where on it says that its log is in doubt.
     pub unsure: Option<Seq>,
+    /// It says that it does not know what it has promised.
+    pub awaits: bool,
     pub applied: Seq,
 }
 
@@ -26,7 +28,7 @@ pub fn recovered(
     in_flight: &StoredLog,
     found: Found<'_>,
 ) -> Result<(), String> {
-    let Found { view, promised, unsure, applied } = found;
+    let Found { view, promised, unsure, awaits, applied } = found;
     let wrong = |what: &str| {
         Err(format!(
             "node {node} recovers shard {shard} up to {:?} with promise {promised}, applied up to {applied}, unsure from {unsure:?}; synced was {} with promise {}, in doubt from {:?}: {what}",
@@ -40,7 +42,8 @@ pub fn recovered(
         if synced.doubt.is_some() && in_flight.doubt.is_some() {
             return wrong("its doubt is forgotten");
         }
-        return match [synced, in_flight].iter().any(|log| log.is(view, promised)) {
+        let is = |log: &&StoredLog| log.is(view, if awaits { log.promised } else { promised });
+        return match [synced, in_flight].iter().any(is) {
             true => Ok(()),
             false => wrong("it lacks something, and is sure"),
         };

@@ -49,7 +49,12 @@ impl StoredLog {
         match entry {
             Entry::Frame(frame) => self.frames.push(frame.clone()),
             Entry::Cut { from, .. } => self.frames.truncate(usize::try_from(from.prev().0).unwrap_or(0)),
-            Entry::Promise(promise) => self.promised = promise.epoch,
+            Entry::Promise(promise) => {
+                self.promised = promise.epoch;
+                if self.doubt.is_none() && promise.epoch >= self.ever_promised() {
+                    self.before.clear();
+                }
+            }
             Entry::Doubt { from: Some(from), .. } => {
                 self.doubt = Some(self.doubt.map_or(*from, |known| known.min(*from)));
             }

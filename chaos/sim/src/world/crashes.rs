@@ -1,5 +1,6 @@
 //! Processes that end, disks that lose power, and what is there when a process starts again.
 
+use meridian_shard::Input;
 use meridian_storage::{PowerLoss, VolumeError};
 use meridian_types::{NodeId, ShardId};
 use rand::RngExt as _;
@@ -128,9 +129,10 @@ impl World {
                 log.before.clear();
             } else if node.flipped {
                 let applied = host.map(|host| host.replica.marks().applied).unwrap_or_default();
-                let found = doubt::Found { view: &log.frames, promised, unsure, applied };
+                let awaits = host.is_some_and(|host| host.replica.awaits_begun());
+                let found = doubt::Found { view: &log.frames, promised, unsure, awaits, applied };
                 doubted = doubted.and(doubt::recovered(id, shard, synced, in_flight, found));
-                if unsure.is_some() {
+                if unsure.is_some() || awaits {
                     log.before.push(StoredLog { before: Vec::new(), ..synced.clone() });
                 }
             } else {
@@ -166,6 +168,9 @@ impl World {
         let shards: Vec<ShardId> =
             self.process(at).map(|p| p.hosts.keys().copied().collect()).unwrap_or_default();
         for shard in shards {
+            let process = self.process(at);
+            let was_applied = process.and_then(|process| Some(process.hosts.get(&shard)?.was_applied));
+            self.step(id, shard, Input::WasApplied(was_applied.unwrap_or_default()));
             self.show_soon(at, shard);
         }
         let delay = self.some(self.swarm.checkpoint);

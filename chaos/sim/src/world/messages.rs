@@ -56,7 +56,11 @@ impl World {
                 for (shard, epoch) in epochs {
                     let home = self.home(me);
                     let Some(process) = self.process(to) else { return };
-                    process.ensure(me, shard, home).fences.push((epoch, from));
+                    let host = process.ensure(me, shard, home);
+                    host.fences.push((epoch, from));
+                    if host.replica.awaits_begun() {
+                        self.ask_placement(to, shard);
+                    }
                     self.step(me, shard, Input::Fence { epoch });
                 }
             }

@@ -41,6 +41,7 @@ pub fn replica_input(input: &Input) -> &'static str {
         Input::Applied(_) => "Applied",
         Input::Begun { .. } => "Begun",
         Input::Sure => "Sure",
+        Input::WasApplied(_) => "WasApplied",
     }
 }
 

@@ -166,7 +166,7 @@ fn plan(topology: &GetTopologyResponse, region: &str, lost: &[u32], said: &[Said
     Ok(Plan {
         region: region.to_owned(),
         incarnation: row.incarnation,
-        voters: voters(region, &nodes, &lost, said),
+        voters: voters(row, &nodes, &lost, said),
         founders,
         shards,
         past,
@@ -180,9 +180,9 @@ fn plan(topology: &GetTopologyResponse, region: &str, lost: &[u32], said: &[Said
 /// Who decides in the region: the catalog looks at one set, and refuses where more than half of it is left. So that is one of a
 /// survivor who knows of a majority, if there is one; else one that is lost: of those that decide on placement, or a shard's. Where
 /// nobody knows, all that the catalog has: the more, the more must be named as lost.
-fn voters(region: &str, nodes: &[u32], lost: &[u32], said: &[Said]) -> Vec<u32> {
+fn voters(row: &v1::Region, nodes: &[u32], lost: &[u32], said: &[Said]) -> Vec<u32> {
     let is_lost = |set: &[u32]| 2 * set.iter().filter(|node| !lost.contains(node)).count() <= set.len();
-    let survivors = || said.iter().filter(|said| said.shards.region == region);
+    let survivors = || said.iter().filter(|said| said.shards.region == row.name);
     let known: Vec<Vec<&[u32]>> = survivors()
         .map(|said| said.topology.deciders.iter().map(|set| &set.nodes[..]).collect::<Vec<_>>())
         .filter(|sets: &Vec<_>| !sets.is_empty())
@@ -190,7 +190,7 @@ fn voters(region: &str, nodes: &[u32], lost: &[u32], said: &[Said]) -> Vec<u32> 
     // Both must agree where one set replaces another. Who was away while others came to decide knows old ones.
     let decide = |sets: &&Vec<&[u32]>| !sets.iter().any(|set| is_lost(set));
     if let Some(sets) = known.iter().find(decide) {
-        return lost_shard(&survivors, is_lost).unwrap_or_else(|| sets[0].to_vec());
+        return lost_shard(row.id, &survivors, is_lost).unwrap_or_else(|| sets[0].to_vec());
     }
     let lost_set = known.iter().flatten().find(|set| is_lost(set));
     lost_set.map_or_else(|| nodes.to_vec(), |set| set.to_vec())
@@ -198,11 +198,17 @@ fn voters(region: &str, nodes: &[u32], lost: &[u32], said: &[Said]) -> Vec<u32> 
 
 /// A set of replicas without a majority, as it is known last.
 fn lost_shard<'a, S: Iterator<Item = &'a Said>>(
+    region: u32,
     survivors: &impl Fn() -> S,
     is_lost: impl Fn(&[u32]) -> bool,
 ) -> Option<Vec<u32>> {
+    // A copy of what another region writes is there again.
+    let is_own = |shard: &&v1::Shard| shard.origin.is_some_and(|origin| origin.region == region);
     let mut newest: BTreeMap<(u32, u32, u32), (u32, &[u32])> = BTreeMap::new();
-    for shard in survivors().flat_map(|said| &said.shards.shards).filter(|shard| !shard.members.is_empty()) {
+    for shard in survivors()
+        .flat_map(|said| &said.shards.shards)
+        .filter(|shard| !shard.members.is_empty() && is_own(shard))
+    {
         let origin = shard.origin.unwrap_or_default();
         let known = newest.entry((origin.region, origin.incarnation, shard.number)).or_default();
         if shard.version >= known.0 {

@@ -8,6 +8,9 @@ use meridian_wire::v1;
 use super::convert::{malformed, narrow};
 use super::reply::Refusal;
 
+/// How far a node holds shards, by origin and number.
+pub type Holdings = BTreeMap<(Origin, u32), Seq>;
+
 /// What those who were asked before a restore said of a past incarnation, of this region or another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Past {
@@ -22,7 +25,7 @@ pub struct Past {
 impl Past {
     /// What is left, where so many shards were and each node said how far it had applied them: what is applied was committed, in every
     /// copy. `said`: the node, whether it stays in the region that is restored, and what it holds, by origin and shard number.
-    pub fn of(origin: Origin, shards: u16, said: &[(NodeId, bool, BTreeMap<(Origin, u32), Seq>)]) -> Self {
+    pub fn of(origin: Origin, shards: u16, said: &[(NodeId, bool, Holdings)]) -> Self {
         let mut past =
             Self { origin, elsewhere: vec![Seq::ZERO; usize::from(shards)], held: BTreeMap::new() };
         for (node, stays, held) in said {
@@ -37,6 +40,16 @@ impl Past {
             }
         }
         past
+    }
+
+    /// Keeps what was known before of nodes that stay: whoever did not answer this time, or not of this, holds it still.
+    pub(super) fn keep(&mut self, before: &Self) {
+        for (node, held) in &before.held {
+            let now = self.held.entry(*node).or_insert_with(|| held.clone());
+            for (now, before) in now.iter_mut().zip(held) {
+                *now = (*now).max(*before);
+            }
+        }
     }
 
     /// How far somebody holds a shard, in whatever region; none: there is no such shard.

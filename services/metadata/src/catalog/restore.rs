@@ -105,6 +105,9 @@ impl Catalog {
                     row.name, row.shards
                 )));
             }
+            if let Some(before) = all.get(&past.origin) {
+                past.keep(before);
+            }
             past.held.retain(|node, _| founders.contains(node));
             all.insert(past.origin, past);
         }
@@ -196,8 +199,9 @@ impl Catalog {
             .collect();
         let is_lost =
             |set: &&Vec<NodeId>| 2 * set.iter().filter(|id| !lost.contains(id)).count() <= set.len();
-        let mut sets =
-            placement.shards().flat_map(|(_, row)| std::iter::once(&row.members).chain(&row.previous));
+        // A copy of what another region writes is there again.
+        let own = placement.shards().filter(|(shard, _)| shard.origin.region == row.id);
+        let mut sets = own.flat_map(|(_, row)| std::iter::once(&row.members).chain(&row.previous));
         Some(RestoreRegion {
             region: row.id,
             incarnation: row.incarnation,

@@ -486,6 +486,13 @@ fn what_is_left_of_a_restored_region_and_with_whom_is_kept_for_each_incarnation(
     let mut again = catalog.clone();
     let row = restored(&mut again, 2, &[5], vec![of(us(2), 4, &[(1, 3), (6, 4)])]).unwrap();
     assert_eq!(row.held_before(shard(us(3))), [(shard(us(1)), Seq(6)), (shard(us(2)), Seq(4))]);
+    let silent = vec![of(us(1), 5, &[]), of(us(2), 4, &[])];
+    let row = restored(&mut catalog.clone(), 2, &[5], silent).unwrap();
+    assert_eq!(
+        row.held_before(shard(us(3)))[0].1,
+        Seq(6),
+        "node 1 said nothing of it this time, and holds it still"
+    );
     again.apply(at(9, Change::RemoveNode(NodeId(1)))).unwrap();
     let row = again.region(RegionId(1)).unwrap();
     let left = [(shard(us(1)), Seq(5)), (shard(us(2)), Seq(4))];
@@ -644,6 +651,10 @@ fn a_restore_is_due_where_a_shards_set_lost_its_majority_and_placement_did_not()
         add(&mut catalog, &mut placement, id, None);
     }
     let shard = |no: u16| ShardId { origin: Origin::first(RegionId(1)), no: ShardNo(no) };
+    // A copy of what another region writes is there again, whoever loses it.
+    let of_another = ShardId { origin: Origin::first(RegionId(2)), no: ShardNo(0) };
+    let members = [13, 14, 15].map(NodeId).to_vec();
+    placement.change(placement::Change::Create { shard: of_another, members }).unwrap();
     for (no, members) in [(0, [11, 12, 13]), (1, [12, 13, 14])] {
         let members = members.map(NodeId).to_vec();
         placement.change(placement::Change::Create { shard: shard(no), members }).unwrap();
@@ -658,6 +669,15 @@ fn a_restore_is_due_where_a_shards_set_lost_its_majority_and_placement_did_not()
     let restore = catalog.due_restore_of_shards(&us, &placement, &silent).unwrap();
     assert_eq!(restore.voters, [NodeId(11), NodeId(12), NodeId(13)]);
     assert_eq!(restore.lost, [NodeId(11), NodeId(12)], "node 15 may come back");
+    let (mut others, mut copies) = (catalog.clone(), before);
+    for id in [24, 25] {
+        add(&mut others, &mut copies, id, Some(id - 10));
+    }
+    assert_eq!(
+        others.due_restore_of_shards(&us, &copies, &set(&[14, 15])),
+        None,
+        "only a copy lost its majority"
+    );
     catalog.apply(at(9, Change::RestoreRegion(restore))).unwrap();
     assert_eq!(catalog.region_named(&us).unwrap().founders.len(), 6);
 }

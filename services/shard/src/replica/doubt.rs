@@ -6,6 +6,9 @@
 //! down that it is in doubt, which survives crashes. The doubt is over when it has flushed all that the leader had when the
 //! two logs first agreed: whoever was elected without this node's word has every committed frame, and a leader cuts nothing,
 //! so whatever this node can have lost of what counted is among that. The end is synced before it counts.
+//!
+//! Where the log is sound, and only a promise may be hidden, it is not in doubt: it does nothing in any epoch, and answers no fence,
+//! until placement has said which epoch was begun last; that is promised, and written, again.
 
 use meridian_types::mutant::{self, Mutant};
 use meridian_types::{LeaderEpoch, Seq};
@@ -39,6 +42,11 @@ impl Replica {
         doubt.from = doubt.from.min(from);
     }
 
+    /// Damage may hide what this replica has promised, though its log is sound.
+    pub fn set_promise_hidden(&mut self) {
+        self.promise_hidden = true;
+    }
+
     /// From where on damage may have cost this log what it held.
     pub fn unsure_from(&self) -> Option<Seq> {
         self.doubt.map(|doubt| doubt.from)
@@ -56,17 +64,25 @@ impl Replica {
     }
 
     pub(super) fn may_follow(&self) -> bool {
-        self.doubt.is_none_or(|doubt| doubt.begun) || mutant::is(Mutant::DoubtFollowsAtOnce)
+        let is_told = !self.promise_hidden && self.doubt.is_none_or(|doubt| doubt.begun);
+        is_told || mutant::is(Mutant::DoubtFollowsAtOnce)
     }
 
     /// Whatever was promised had been begun before: with this it is promised again, and written again.
     pub(super) fn begun(&mut self, epoch: LeaderEpoch, out: &mut Vec<Effect>) {
-        let Some(doubt) = &mut self.doubt else { return };
-        doubt.begun = true;
+        let was_hidden = std::mem::take(&mut self.promise_hidden);
+        if let Some(doubt) = &mut self.doubt {
+            doubt.begun = true;
+        } else if !was_hidden {
+            return;
+        }
         if epoch > self.promised {
             self.promise(epoch, out);
         } else {
             self.write_promise(out);
+        }
+        if let Some(fence) = self.fenced.take() {
+            self.fence(fence, out);
         }
     }
 

@@ -463,6 +463,58 @@ fn a_damaged_replica_follows_nobody_before_it_knows_what_was_begun() {
     assert_eq!(nodes[2].volume, nodes[1].volume);
 }
 
+/// Its log is sound: once it knows what was begun, it counts as ever, and where it is the only one, it leads again.
+#[test]
+fn a_replica_whose_promise_may_be_hidden_answers_once_it_knows_what_was_begun() {
+    let mut nodes = led(3);
+    let answers = |node: &mut Node, input: Input| {
+        let mut out = Vec::new();
+        node.replica.step(input, NOW, &mut out);
+        let promised = |effect: &Effect| matches!(effect, Effect::Promise(_));
+        let answered = |effect: &Effect| matches!(effect, Effect::Answer(_));
+        (out.iter().filter(|effect| promised(effect)).count(), out.iter().any(answered))
+    };
+    for (begun, fence) in [(2, 2), (3, 2), (2, 4)] {
+        lose(&mut nodes, 4);
+        nodes[2].replica = Replica::recover(SHARD, NodeId(3), Boot(2), Home::Origin, Recovery::default(), 16);
+        for frame in &nodes[2].volume.clone() {
+            nodes[2].replica.replay(frame).unwrap();
+        }
+        nodes[2].replica.set_promise_hidden();
+        assert_eq!(answers(&mut nodes[2], Input::Fence { epoch: LeaderEpoch(fence) }), (0, false));
+        nodes[2].elected(fence, 1);
+        assert!(nodes[2].replica.awaits_begun() && nodes[2].replica.follows().is_none());
+        let (promises, refused) = answers(&mut nodes[2], Input::Begun { epoch: LeaderEpoch(begun) });
+        assert_eq!(refused, fence < begun, "{begun} {fence}");
+        assert!(promises > 0 && !nodes[2].replica.awaits_begun());
+        assert_eq!(nodes[2].replica.promised(), LeaderEpoch(begun.max(fence)));
+        let epoch = LeaderEpoch(begun.max(fence));
+        let mut out = Vec::new();
+        nodes[2].replica.step(Input::Promised { epoch }, NOW, &mut out);
+        let sure = |effect: &Effect| {
+            matches!(effect, Effect::Answer(FenceAnswer::Promised { unsure_from: None, .. }))
+        };
+        assert_eq!(out.iter().any(sure), fence >= begun, "{out:?}");
+    }
+}
+
+#[test]
+fn what_the_volume_says_was_applied_is_applied_again_as_far_as_the_log_is_sound() {
+    for (unsure, said, through) in [(None, 3, 3), (None, 9, 4), (Some(3), 4, 2), (None, 0, 0)] {
+        let mut nodes = led(3);
+        lose(&mut nodes, 4);
+        nodes[2].replica = Replica::recover(SHARD, NodeId(3), Boot(2), Home::Origin, Recovery::default(), 16);
+        for frame in &nodes[2].volume.clone() {
+            nodes[2].replica.replay(frame).unwrap();
+        }
+        if let Some(from) = unsure {
+            nodes[2].replica.set_unsure(Seq(from));
+        }
+        nodes[2].step(Input::WasApplied(Seq(said)));
+        assert_eq!(nodes[2].replica.marks().applied, Seq(through), "{unsure:?} {said}");
+    }
+}
+
 #[test]
 fn a_doubt_ends_with_what_the_leader_had_when_they_first_agreed_and_once_that_is_synced() {
     let mut nodes = led(3);

@@ -88,6 +88,10 @@ pub struct Replica {
     producers: usize,
     /// What damage may have cost; none: nothing.
     doubt: Option<Doubt>,
+    /// Damage may hide what it has promised: see `doubt.rs`.
+    promise_hidden: bool,
+    /// The highest epoch of a fence that waits until that is known.
+    fenced: Option<LeaderEpoch>,
     faulted: bool,
 }
 
@@ -125,6 +129,8 @@ impl Replica {
             marks: Marks { appended: seq, flushed: seq, committed: seq, applied: seq },
             producers,
             doubt: None,
+            promise_hidden: false,
+            fenced: None,
             faulted: false,
         };
         replica.promise_what_is_written();
@@ -264,6 +270,7 @@ impl Replica {
             Input::Promised { epoch } => self.on_promised(epoch, now, out),
             Input::Begun { epoch } => self.begun(epoch, out),
             Input::Sure => self.sure(),
+            Input::WasApplied(seq) => self.was_applied(seq, out),
             Input::Elected(election) => self.elected(election, now, out),
             Input::Connected => self.probe_again(out),
             Input::From { node, message, held } => self.on_message(node, message, held, out),
@@ -283,7 +290,9 @@ impl Replica {
     }
 
     fn fence(&mut self, epoch: LeaderEpoch, out: &mut Vec<Effect>) {
-        if epoch > self.promised {
+        if self.promise_hidden {
+            self.fenced = self.fenced.max(Some(epoch));
+        } else if epoch > self.promised {
             self.promise(epoch, out);
             self.asked = true;
             if mutant::is(Mutant::PromiseNotSynced) {
@@ -358,7 +367,7 @@ impl Replica {
 
     fn elected(&mut self, election: Election, now: Timestamp, out: &mut Vec<Effect>) {
         let Election { epoch, leader, boot, .. } = election;
-        if epoch < self.promised || self.faulted {
+        if epoch < self.promised || self.faulted || self.promise_hidden {
             return;
         }
         if leader == self.me {
@@ -428,6 +437,13 @@ impl Replica {
         }
         self.report(false, out);
         self.mend(out);
+        self.advance(out);
+    }
+
+    /// What was applied once was committed.
+    fn was_applied(&mut self, seq: Seq, out: &mut Vec<Effect>) {
+        let sound = self.unsure_from().map_or(self.marks.flushed, |from| self.marks.flushed.min(from.prev()));
+        self.marks.committed = self.marks.committed.max(seq.min(sound));
         self.advance(out);
     }
 

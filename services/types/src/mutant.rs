@@ -51,7 +51,7 @@ pub enum Mutant {
     DoubtFollowsAtOnce,
     /// A survivor keeps what it had not applied under an incarnation that is over.
     PastIsReplayed,
-    /// Of an incarnation that is over a survivor keeps only what its index has flushed.
+    /// What the volume says was applied is not heeded: a survivor keeps only what its index has flushed.
     MarkForgotten,
     /// A restored region does not look for a producer in its past incarnations.
     PastForgotten,

@@ -290,7 +290,7 @@ impl Replica {
     }
 
     fn fence(&mut self, epoch: LeaderEpoch, out: &mut Vec<Effect>) {
-        if self.promise_hidden {
+        if self.promise_hidden && !mutant::is(Mutant::DoubtFollowsAtOnce) {
             self.fenced = self.fenced.max(Some(epoch));
         } else if epoch > self.promised {
             self.promise(epoch, out);
@@ -367,7 +367,8 @@ impl Replica {
 
     fn elected(&mut self, election: Election, now: Timestamp, out: &mut Vec<Effect>) {
         let Election { epoch, leader, boot, .. } = election;
-        if epoch < self.promised || self.faulted || self.promise_hidden {
+        let unknown = self.promise_hidden && !mutant::is(Mutant::DoubtFollowsAtOnce);
+        if epoch < self.promised || self.faulted || unknown {
             return;
         }
         if leader == self.me {
@@ -442,6 +443,9 @@ impl Replica {
 
     /// What was applied once was committed.
     fn was_applied(&mut self, seq: Seq, out: &mut Vec<Effect>) {
+        if mutant::is(Mutant::MarkForgotten) {
+            return;
+        }
         let sound = self.unsure_from().map_or(self.marks.flushed, |from| self.marks.flushed.min(from.prev()));
         self.marks.committed = self.marks.committed.max(seq.min(sound));
         self.advance(out);

@@ -258,15 +258,7 @@ async fn strangers_and_nodes_with_another_disk_are_refused() {
     let (net, mut nodes) = cluster(3, |_| ()).await;
     make(&nodes[0].handle(), "known").await;
     agree(&nodes).await;
-    let good = RaftHeader {
-        group: "catalog".into(),
-        cluster_uuid: CLUSTER.to_string(),
-        from_node: 2,
-        from_disk: disk(2).to_string(),
-        to_node: 1,
-        to_disk: disk(1).to_string(),
-        generation: 0,
-    };
+    let good = header();
     let mut client = RaftServiceClient::connect(format!("http://{}", net.address(1))).await.unwrap();
     let ask = |header: Option<RaftHeader>| RaftBarrierRequest { header, timeout_ms: 30_000 };
     client.barrier(ask(Some(good.clone()))).await.expect("the good header is good");

@@ -15,18 +15,6 @@ use tempfile::TempDir;
 use tonic::Request;
 use tonic::transport::Channel;
 
-fn header() -> v1::RaftHeader {
-    v1::RaftHeader {
-        group: "catalog".into(),
-        cluster_uuid: CLUSTER.to_string(),
-        from_node: 2,
-        from_disk: disk(2).to_string(),
-        to_node: 1,
-        to_disk: disk(1).to_string(),
-        generation: 0,
-    }
-}
-
 /// Knows no way, and notes which threads ask for one.
 #[derive(Default)]
 struct NoWays(Mutex<Vec<String>>);

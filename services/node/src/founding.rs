@@ -1,6 +1,6 @@
 //! How a node becomes part of its cluster: the first start of all writes the genesis, once; every later one waits for
-//! nothing but its own disk, and a moment for anybody who says that it was removed. A node that is added later waits until an operator has admitted it, and the leaders of the Raft
-//! groups bring it the rest.
+//! nothing but its own disk, and a moment for anybody who says that it was removed. A node that is added later waits until an
+//! operator has admitted it, and the leaders of the Raft groups bring it the rest.
 //!
 //! A formatted node that has never heard of its cluster greets the others. One that they know by another disk is told so,
 //! and ends. Only when all founders have greeted each other, each saying which disk it has, does the lowest of them

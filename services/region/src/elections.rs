@@ -50,6 +50,15 @@ pub(crate) async fn tell(region: &Region, shard: ShardId, election: Election) {
 /// A damaged replica may have lost promises. All of them were begun before this process, so it first hears what placement
 /// has begun up to now; and then whom it has elected.
 async fn tell_damaged(region: Region, handle: ShardHandle) {
+    // Fences and elections come again and again until it answers: one of them asks.
+    if !region.0.asking.lock().insert(handle.id) {
+        return;
+    }
+    ask_and_tell(&region, &handle).await;
+    region.0.asking.lock().remove(&handle.id);
+}
+
+async fn ask_and_tell(region: &Region, handle: &ShardHandle) {
     while handle.progress().awaits_begun && !region.0.closed.is_cancelled() {
         if let Err(error) = region.0.placement.barrier(BARRIER_WITHIN).await {
             tracing::debug!(shard = %handle.id, %error, "placement cannot be asked what it has begun");

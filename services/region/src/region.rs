@@ -1,6 +1,6 @@
 //! What the parts of a region's shell share, and what the rest of the node uses of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use meridian_mirror::{Dialer, DurableBoard, DurableMark, Identity, Neighbours, P
 use meridian_shard::{Ack, Message, Peers, Publish, PublishError, Reject, ShardHandle, ShardHost};
 use meridian_types::{LeaderEpoch, NodeId, RegionName, Seq, ShardId};
 use meridian_wire::{ApiError, v1};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -70,6 +70,8 @@ pub(crate) struct Inner {
     ways: RwLock<BTreeMap<NodeId, Arc<Way>>>,
     feeds: Feeds,
     heard: RwLock<BTreeMap<NodeId, Heard>>,
+    /// Damaged shards for which placement is being asked.
+    pub asking: Mutex<BTreeSet<ShardId>>,
 }
 
 /// What a node last said of itself.
@@ -118,6 +120,7 @@ impl Region {
             ways: RwLock::default(),
             feeds: Feeds::default(),
             heard: RwLock::default(),
+            asking: Mutex::default(),
         }));
         let weak = Arc::downgrade(&region.0);
         let events = Arc::new(move |node, event| {

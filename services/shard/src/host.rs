@@ -199,12 +199,8 @@ impl ShardHost {
     /// What a past incarnation had not applied goes, before anybody sees it.
     fn give_up(&self, shard: ShardId, from: Seq) {
         tracing::warn!(%shard, %from, "the shard's incarnation is over: what is above the applied mark is given up here");
-        self.write(shard, Entry::Cut { shard, from });
-    }
-
-    /// Before the shard's task writes anything.
-    fn write(&self, shard: ShardId, entry: Entry) {
-        self.parts.writer.submit(Submission { shard, entries: vec![entry], done: Box::new(|_| {}) });
+        let entries = vec![Entry::Cut { shard, from }];
+        self.parts.writer.submit(Submission { shard, entries, done: Box::new(|_| {}) });
     }
 
     /// A shard that is open.

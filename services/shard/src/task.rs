@@ -358,12 +358,12 @@ impl Running {
 
     fn ask_placement(&mut self) {
         let replica = &self.task.replica;
-        let replica_promised = replica.promised();
-        let begun = self.task.placement.begin(self.task.shard, replica.promised(), replica.end().end());
+        let promised = replica.promised();
+        let begun = self.task.placement.begin(self.task.shard, promised, replica.end().end());
         if let Some(election) = begun {
             let epoch = election.epoch;
             // Nobody else has a part in it, so what was begun is what is known here.
-            self.step(Input::Begun { epoch: replica_promised });
+            self.step(Input::Begun { epoch: promised });
             self.election = Some(election);
             self.step(Input::Fence { epoch });
         }

@@ -5,8 +5,8 @@
 //! committed frame is at a majority of one of them, so the winner has it. An answer that is unsure counts for nobody. A copy
 //! of another origin's shard loses nothing by a short leader, for its origin has the rest: once all have answered, its longest
 //! log wins, unsure or not. But of a copy's new set a majority may hold nothing, where a region was founded anew:
-//! the first election there waits for all that live, and the longest wins. (Raft asks a majority for this, which in an even set is one more than the intersection needs; a set of two that shrinks to the
-//! shorter of both would then wait for ever.)
+//! the first election there waits for all that live, and the longest wins. (Raft asks a majority for this, which in an even set
+//! is one more than the intersection needs; a set of two that shrinks to the shorter of both would then wait for ever.)
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -226,8 +226,9 @@ impl GroupHandle<Catalog> {
 }
 
 impl GroupHandle<Placement> {
-    /// Founds the region's placement: the nodes that it names become the voters. To be called once the cluster is founded; and again after a crash until the state says that it is. On one node, or on several that
-    /// name the same nodes: each makes the same voters of them, and one of them leads.
+    /// Founds the region's placement: the nodes that it names become the voters. To be called once the cluster is founded,
+    /// and again after a crash until the state says that it is; on one node, or on several that name the same nodes: each makes the
+    /// same voters of them, and one of them leads.
     ///
     /// # Errors
     /// [`BootstrapError`].

@@ -15,6 +15,7 @@ use meridian_metadata::{
     CatalogGroup, CatalogHandle, Config, NoChannel, OnFatal, PeerChannels, RaftServers, Role,
 };
 use meridian_types::{ClusterUuid, DiskUuid, NodeId, RegionId, RegionName, StreamName, TenantId, Timestamp};
+use meridian_wire::v1::RaftHeader;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -24,6 +25,19 @@ use uuid::Uuid;
 pub const CLUSTER: ClusterUuid = ClusterUuid(Uuid::from_u128(0xC1));
 /// For what must come to pass, on a machine that does much else.
 pub const LONG: Duration = Duration::from_secs(60);
+
+/// What node 2 says to node 1 of itself.
+pub fn header() -> RaftHeader {
+    RaftHeader {
+        group: "catalog".into(),
+        cluster_uuid: CLUSTER.to_string(),
+        from_node: 2,
+        from_disk: disk(2).to_string(),
+        to_node: 1,
+        to_disk: disk(1).to_string(),
+        generation: 0,
+    }
+}
 
 pub fn disk(node: u32) -> DiskUuid {
     DiskUuid(Uuid::from_u128(0xD0 + u128::from(node)))

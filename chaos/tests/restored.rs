@@ -169,10 +169,13 @@ fn a_region_whose_shards_lost_their_majority_comes_back_with_what_the_last_repli
         Some(2) => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    for name in world.nodes_of("us").iter().filter(|name| !names.contains(name)) {
+    let mut live = world.nodes_of("us");
+    live.retain(|name| !names.contains(name));
+    for name in &live {
         world.wait_ready(name);
     }
     assert!(publish(BEFORE).iter().all(|incarnation| *incarnation == 2));
+    every_node_knows_the_latest(&world, &runtime, &live, 2 * BEFORE);
     let held = read(&world, "us");
     for number in 0..2 * BEFORE {
         assert_eq!(held.get(&number.to_string()), Some(&1), "{number}, of {} that are read", held.len());
@@ -187,6 +190,19 @@ fn incarnation(world: &World, runtime: &Runtime, node: &str) -> Option<u32> {
     let client = Client::connect(vec![world.endpoint(node).to_owned()], options).expect("an endpoint");
     let topology = runtime.block_on(client.admin().topology()).ok()?;
     topology.regions.first().map(|region| region.incarnation)
+}
+
+/// Whichever node is asked where the stream ends, it names all that is read of it, what was written under past incarnations too.
+fn every_node_knows_the_latest(world: &World, runtime: &Runtime, nodes: &[String], events: usize) {
+    for node in nodes {
+        let options = ClientOptions { discover: false, retry_for: WITHIN, ..ClientOptions::default() };
+        let client = Client::connect(vec![world.endpoint(node).to_owned()], options).expect("an endpoint");
+        let latest =
+            runtime.block_on(client.latest(STREAM)).unwrap_or_else(|error| panic!("{node}: {error}"));
+        assert_eq!(latest.confirmed.incarnation.0, 2, "{node}");
+        let ends: BTreeMap<_, _> = latest.cursor.lanes().collect();
+        assert_eq!(ends.values().map(|next| next.0).sum::<u64>(), events as u64, "{node}: {ends:?}");
+    }
 }
 
 fn lives_on(by: By) {
@@ -254,6 +270,8 @@ fn lives_on(by: By) {
     let (old, new) = (acked(&acks, 1), acked(&acks, 2));
     let (eu, us) = (read(&world, "eu"), read(&world, "us"));
     assert_eq!(eu, us, "both regions give back the same");
+    let live: Vec<String> = fresh.iter().cloned().chain(["us-3".to_owned()]).collect();
+    every_node_knows_the_latest(&world, &runtime, &live, us.len());
     assert!(eu.values().all(|times| *times == 1), "stored twice: {eu:?}");
     for value in &new {
         assert!(eu.contains_key(*value), "{value} was acknowledged by the incarnation that lives");

@@ -12,8 +12,8 @@ pub struct Latest {
     /// Behind the last event of each lane. Who has read up to here ([`Cursor::has_reached`]), at whichever node of the region,
     /// has read every event that was acknowledged in this region before [`Client::latest`] was called.
     pub cursor: Cursor,
-    /// What this region writes as. Only of its lanes is that said: of others the cursor has what this region holds, and a node
-    /// of their own region knows more.
+    /// What this region writes as. Only of its lanes is that said, those of its past incarnations among them: of others the cursor
+    /// has what this region holds, and a node of their own region knows more.
     pub confirmed: Origin,
 }
 

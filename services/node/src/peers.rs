@@ -20,6 +20,7 @@ use meridian_metadata::catalog::Catalog;
 use meridian_metadata::{CatalogHandle, NoChannel, PeerChannels};
 use meridian_mirror::Dialer;
 use meridian_types::{NodeId, RegionName};
+use meridian_wire::HTTP_FRAME;
 use parking_lot::{Mutex, RwLock};
 use tonic::transport::{Channel, Endpoint};
 
@@ -159,6 +160,7 @@ impl Dialer for PeerWays {
             endpoint
                 .initial_stream_window_size(BULK_STREAM_WINDOW)
                 .initial_connection_window_size(BULK_CONNECTION_WINDOW)
+                .max_frame_size(HTTP_FRAME)
                 .connect_with_connector(connector)
                 .await
                 .map_err(|error| crate::serve::chain(&error))

@@ -24,6 +24,7 @@ use meridian_storage::{
     VolumeWriter, WriterConfig, WriterHandle,
 };
 use meridian_types::{Boot, Clock, Incarnation, Origin, RegionName, Seq, ShardId, SystemClock};
+use meridian_wire::HTTP_FRAME;
 use meridian_wire::v1::peer_service_server::PeerServiceServer;
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
@@ -217,6 +218,7 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
         Server::builder()
             .initial_stream_window_size(4 * 1024 * 1024)
             .initial_connection_window_size(8 * 1024 * 1024)
+            .max_frame_size(HTTP_FRAME)
             .http2_keepalive_interval(Some(Duration::from_secs(5)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .max_concurrent_streams(peer_streams(&config))
@@ -461,6 +463,7 @@ impl Parts<'_> {
                 // What was sent ahead lies in memory before it is metered. No request takes all of a connection.
                 .initial_stream_window_size(window / 2)
                 .initial_connection_window_size(window)
+                .max_frame_size(HTTP_FRAME)
                 .max_concurrent_streams(CLIENT_STREAMS)
                 .http2_keepalive_interval(Some(Duration::from_secs(15)))
                 .http2_keepalive_timeout(Some(Duration::from_secs(20)))

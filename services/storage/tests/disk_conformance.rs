@@ -60,15 +60,49 @@ fn conforms(disk: &dyn Disk) {
     assert!(disk.list().unwrap().is_empty());
 }
 
+/// Who reads a file sees what is written past the page cache, also where it has read there before.
+fn written_uncached_is_read(disk: &dyn Disk) {
+    let raw = vec![7u8; 5 * BLOCK];
+    let start = raw.as_ptr().align_offset(BLOCK);
+    let blocks = &raw[start..start + 2 * BLOCK];
+    let reader = disk.create("two").unwrap();
+    reader.write_at(&vec![1; 16 * BLOCK], 0).unwrap();
+    assert_eq!(disk.open_uncached("none").map(drop).map_err(|error| error.kind()), Err(ErrorKind::NotFound));
+    let writer = disk.open_uncached("two").unwrap();
+    let mut read = vec![0; 16 * BLOCK];
+    let mut wanted = vec![1; 16 * BLOCK];
+    for at in [0, 3, 7, 14] {
+        reader.read_at(&mut read, 0).unwrap();
+        assert_eq!(read, wanted);
+        writer.write_at(blocks, (at * BLOCK) as u64).unwrap();
+        writer.sync_data().unwrap();
+        wanted[at * BLOCK..(at + 2) * BLOCK].fill(7);
+    }
+    // What is not aligned is written all the same.
+    writer.write_at(b"here", 5001).unwrap();
+    wanted[5001..5005].copy_from_slice(b"here");
+    for file in [&reader, &writer] {
+        file.read_at(&mut read, 0).unwrap();
+        assert_eq!(read, wanted);
+        file.read_at_uncached(&mut read, 0).unwrap();
+        assert_eq!(read, wanted);
+    }
+    disk.remove("two").unwrap();
+}
+
 #[test]
 fn the_simulated_disk() {
-    conforms(&SimDisk::new(1));
+    let disk = SimDisk::new(1);
+    conforms(&disk);
+    written_uncached_is_read(&disk);
 }
 
 #[test]
 fn the_real_disk() {
     let dir = tempfile::tempdir().unwrap();
-    conforms(&RealDisk::open(dir.path().join("made")).unwrap());
+    let disk = RealDisk::open(dir.path().join("made")).unwrap();
+    conforms(&disk);
+    written_uncached_is_read(&disk);
 }
 
 /// A file system in memory, which has no disk to read past a cache from.
@@ -76,7 +110,9 @@ fn the_real_disk() {
 fn the_real_disk_without_direct_io() {
     let dir =
         if Path::new("/dev/shm").is_dir() { tempfile::tempdir_in("/dev/shm") } else { tempfile::tempdir() };
-    conforms(&RealDisk::open(dir.unwrap().path()).unwrap());
+    let disk = RealDisk::open(dir.unwrap().path()).unwrap();
+    conforms(&disk);
+    written_uncached_is_read(&disk);
 }
 
 #[test]

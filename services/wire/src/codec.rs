@@ -22,6 +22,10 @@ pub const PUBLISH_HEADERS: usize = 100_000;
 /// What precedes a gRPC message: a flag, and the length in four bytes.
 pub const GRPC_PREFIX: usize = 5;
 
+/// The longest HTTP/2 frame that a Meridian node or client takes, in bytes: who sends to it writes a batch, or a chunk of a log, in
+/// one system call, where the default of 16 KiB takes many.
+pub const HTTP_FRAME: u32 = 256 * 1024;
+
 /// `PublishRequest.events`.
 const EVENTS: u32 = 2;
 /// `Event.headers`.

@@ -7,8 +7,8 @@ mod endpoint;
 mod error;
 
 pub use codec::{
-    BoundedCodec, BoundedDecoder, GRPC_PREFIX, PUBLISH_EVENTS, PUBLISH_HEADERS, PublishCounts, count_publish,
-    decode, framed,
+    BoundedCodec, BoundedDecoder, GRPC_PREFIX, HTTP_FRAME, PUBLISH_EVENTS, PUBLISH_HEADERS, PublishCounts,
+    count_publish, decode, framed,
 };
 pub use convert::{WireError, origin, parse_uuid};
 pub use endpoint::endpoint;

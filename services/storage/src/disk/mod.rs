@@ -20,6 +20,15 @@ pub trait Disk: Send + Sync + 'static {
     /// `NotFound`, or the system's.
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
 
+    /// As [`Disk::open`], to be written in whole [`BLOCK`](crate::aligned::BLOCK)s from aligned memory: past the page cache where the
+    /// system can, which costs neither a copy nor fresh pages. Readers of the same file see what was written all the same.
+    ///
+    /// # Errors
+    /// As [`Disk::open`].
+    fn open_uncached(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(name)
+    }
+
     /// Makes an empty file, in place of any that is there. Its name is durable after [`Disk::sync_dir`].
     ///
     /// # Errors

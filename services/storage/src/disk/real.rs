@@ -64,13 +64,25 @@ impl Disk for RealDisk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.dir.join(name);
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        Ok(Arc::new(RealFile { path, file }))
+        Ok(Arc::new(RealFile { path, file, direct: None }))
+    }
+
+    fn open_uncached(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let path = self.dir.join(name);
+        let file = OpenOptions::new().read(true).write(true).open(&path)?;
+        let direct = match OpenOptions::new().write(true).custom_flags(OFlag::O_DIRECT.bits()).open(&path) {
+            Ok(direct) => Some(direct),
+            // tmpfs, and some network file systems: through the page cache then.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Arc::new(RealFile { path, file, direct }))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.dir.join(name);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
-        Ok(Arc::new(RealFile { path, file }))
+        Ok(Arc::new(RealFile { path, file, direct: None }))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -108,6 +120,8 @@ impl Disk for RealDisk {
 struct RealFile {
     path: PathBuf,
     file: File,
+    /// Writes past the page cache.
+    direct: Option<File>,
 }
 
 impl RealFile {
@@ -115,8 +129,7 @@ impl RealFile {
     fn read_direct(&self, buf: &mut [u8], at: u64) -> io::Result<()> {
         // Opened when needed: recovery and verification alone read so, and a descriptor for each file would add up.
         let direct = OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECT.bits()).open(&self.path)?;
-        let aligned = |value: u64| value.is_multiple_of(BLOCK as u64);
-        if aligned(at) && aligned(buf.len() as u64) && buf.as_ptr().align_offset(BLOCK) == 0 {
+        if is_aligned(buf, at) {
             return read_blocks(&direct, buf, at);
         }
         let start = at / BLOCK as u64 * BLOCK as u64;
@@ -126,6 +139,12 @@ impl RealFile {
         buf.copy_from_slice(&blocks.bytes()[skip..skip + buf.len()]);
         Ok(())
     }
+}
+
+/// Whether direct I/O takes these bytes at this place.
+fn is_aligned(bytes: &[u8], at: u64) -> bool {
+    let whole = |value: u64| value.is_multiple_of(BLOCK as u64);
+    whole(at) && whole(bytes.len() as u64) && bytes.as_ptr().align_offset(BLOCK) == 0
 }
 
 /// `read_exact_at`, but a short read must end at a block boundary for the next one to be aligned.
@@ -160,6 +179,13 @@ impl DiskFile for RealFile {
     }
 
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        if let Some(direct) = self.direct.as_ref().filter(|_| is_aligned(bytes, at)) {
+            match direct.write_all_at(bytes, at) {
+                // Blocks larger than ours, or a system that says so only now. What was written is written again.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                other => return other,
+            }
+        }
         self.file.write_all_at(bytes, at)
     }
 

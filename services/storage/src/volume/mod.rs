@@ -414,10 +414,11 @@ impl Volume {
             other => other.map_err(WriteError::Fatal)?,
         }
         self.disk.sync_dir().map_err(WriteError::Fatal)?;
-        // Opened again by the name that it keeps.
-        let file = self.disk.open(&name).map_err(WriteError::Fatal)?;
+        // Opened again by the name that it keeps: for readers, and for rounds.
+        let read = self.disk.open(&name).map_err(WriteError::Fatal)?;
+        let file = self.disk.open_uncached(&name).map_err(WriteError::Fatal)?;
         let (number, at) = (header.number, BLOCK as u64);
-        let open = OpenFile { file: Arc::clone(&file), end: AtomicU64::new(at) };
+        let open = OpenFile { file: read, end: AtomicU64::new(at) };
         self.files.write().insert(number, Arc::new(open));
         self.next_file += 1;
         self.next_generation += 1;

@@ -170,7 +170,7 @@ impl<'a> Recovery<'a> {
         let len = file.len().map_err(io("read"))?;
         buf.set_len((len - len % BLOCK as u64) as usize);
         file.read_at_uncached(buf.bytes_mut(), 0).map_err(io("read"))?;
-        let open = OpenFile { file: Arc::clone(&file), end: AtomicU64::new(buf.len() as u64) };
+        let open = OpenFile { file, end: AtomicU64::new(buf.len() as u64) };
         self.files.insert(number, Arc::new(open));
 
         let header = match FileHeader::decode(buf.bytes(), self.secret) {
@@ -195,7 +195,11 @@ impl<'a> Recovery<'a> {
         // A file that has lost its end is read, but no longer written.
         let whole = header.len == len;
         let (generation, len) = (header.generation, header.len);
-        Ok(whole.then_some(Position { number, generation, file, at, len }))
+        if !whole {
+            return Ok(None);
+        }
+        let file = self.disk.open_uncached(&name).map_err(io("open"))?;
+        Ok(Some(Position { number, generation, file, at, len }))
     }
 
     /// Reads a file whose header block is damaged. The file was rolled to, so all before it was synced; its rounds

@@ -137,7 +137,9 @@ impl Stock {
         if self.disk.available()? < self.file_bytes.saturating_add(self.reserve_bytes) {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let file = self.disk.create(name)?;
+        self.disk.create(name)?;
+        // Nobody reads zeros.
+        let file = self.disk.open_uncached(name)?;
         let zeros = AlignedBuf::zeroed(CHUNK.min(self.file_bytes) as usize);
         let mut at = 0;
         while at < self.file_bytes {

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use meridian_types::limits::BATCH_BYTES;
 use meridian_types::{Partition, StreamId, StreamName};
-use meridian_wire::Reason;
 use meridian_wire::v1::cluster_service_client::ClusterServiceClient;
 use meridian_wire::v1::event_service_client::EventServiceClient;
 use meridian_wire::v1::stream_service_client::StreamServiceClient;
 use meridian_wire::v1::{self, StreamRef};
+use meridian_wire::{HTTP_FRAME, Reason};
 use parking_lot::Mutex;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -354,6 +354,7 @@ fn endpoint(text: &str, options: &ClientOptions) -> Result<Endpoint, SdkError> {
         .tcp_nodelay(true)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
+        .max_frame_size(HTTP_FRAME)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
         .keep_alive_while_idle(true))

@@ -463,7 +463,6 @@ impl Parts<'_> {
                 // What was sent ahead lies in memory before it is metered. No request takes all of a connection.
                 .initial_stream_window_size(window / 2)
                 .initial_connection_window_size(window)
-                .max_frame_size(HTTP_FRAME)
                 .max_concurrent_streams(CLIENT_STREAMS)
                 .http2_keepalive_interval(Some(Duration::from_secs(15)))
                 .http2_keepalive_timeout(Some(Duration::from_secs(20)))

@@ -27,6 +27,7 @@ struct Seen {
     crashed_in_open: u64,
     crashed_in_write: u64,
     eio: u64,
+    eio_of_write: u64,
     no_space: u64,
     cuts: u64,
     files: u64,
@@ -180,18 +181,20 @@ impl World {
     }
 
     fn life(&mut self, seen: &mut Seen) {
-        let trouble = self.rng.random_range(0..4);
+        let trouble = self.rng.random_range(0..5);
         match trouble {
             0 => self.disk.crash_at(self.disk.ops() + self.rng.random_range(1..60)),
             1 => self.disk.fail_sync(self.rng.random_range(0..20)),
+            2 => self.disk.fail_write(self.rng.random_range(0..20)),
             _ => {}
         }
         if let Some(mut volume) = self.open(seen) {
             self.write(&mut volume, seen);
             seen.crashed_in_write += u64::from(self.disk.crashed());
             seen.eio += u64::from(trouble == 1 && self.with_in_flight.is_some());
+            seen.eio_of_write += u64::from(trouble == 2 && self.with_in_flight.is_some());
         } else {
-            assert!(trouble < 2, "seed {}: open failed on a disk without trouble", self.seed);
+            assert!(trouble < 3, "seed {}: open failed on a disk without trouble", self.seed);
             seen.crashed_in_open += 1;
         }
         self.disk.set_capacity(u64::MAX);
@@ -235,6 +238,7 @@ fn what_was_acknowledged_stands_and_nothing_else() {
             seen.crashed_in_open,
             seen.crashed_in_write,
             seen.eio,
+            seen.eio_of_write,
             seen.no_space,
             seen.cuts,
             seen.files,
@@ -248,6 +252,8 @@ fn what_was_acknowledged_stands_and_nothing_else() {
 enum Lie {
     /// fdatasync does nothing.
     NoSync,
+    /// A write that fails is told as one that does not.
+    NoWriteErrors,
     /// The folder's fsync does nothing.
     NoSyncDir,
     /// What should come from the disk comes from the page cache.
@@ -314,7 +320,8 @@ impl DiskFile for LiarFile {
     }
 
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        self.file.write_at(bytes, at)
+        let written = self.file.write_at(bytes, at);
+        if matches!(self.lie, Lie::NoWriteErrors) { Ok(()) } else { written }
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -329,7 +336,9 @@ impl DiskFile for LiarFile {
 /// The test of the test: leave out any one of the things that make a round durable, and it is found out.
 #[test]
 fn the_model_notices_what_is_left_out() {
-    for (lie, tries) in [(Lie::NoSync, 20), (Lie::NoSyncDir, 40), (Lie::CachedReads, 600)] {
+    for (lie, tries) in
+        [(Lie::NoSync, 20), (Lie::NoWriteErrors, 40), (Lie::NoSyncDir, 40), (Lie::CachedReads, 600)]
+    {
         let found = (0..tries).find(|seed| {
             let run = || World::new(*seed, Some(lie)).run(&mut Seen::default());
             std::panic::catch_unwind(run).is_err()

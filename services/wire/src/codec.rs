@@ -22,8 +22,9 @@ pub const PUBLISH_HEADERS: usize = 100_000;
 /// What precedes a gRPC message: a flag, and the length in four bytes.
 pub const GRPC_PREFIX: usize = 5;
 
-/// The longest HTTP/2 frame that a Meridian node or client takes, in bytes: who sends to it writes a batch, or a chunk of a log, in
-/// one system call, where the default of 16 KiB takes many.
+/// The longest HTTP/2 frame that a node takes of another node, and a client of a node, in bytes: a batch, or a chunk of a log, is
+/// written in one system call, where the default of 16 KiB takes many. Of clients a node takes the default: what it holds of a connection
+/// beside its window grows with the frame.
 pub const HTTP_FRAME: u32 = 256 * 1024;
 
 /// `PublishRequest.events`.

@@ -21,7 +21,7 @@ pub trait Disk: Send + Sync + 'static {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
 
     /// As [`Disk::open`], to be written in whole [`BLOCK`](crate::aligned::BLOCK)s from aligned memory: past the page cache where the
-    /// system can, which costs neither a copy nor fresh pages. Readers of the same file see what was written all the same.
+    /// system can (local file systems), which costs neither a copy nor fresh pages. Readers of the same file see what was written all the same.
     ///
     /// # Errors
     /// As [`Disk::open`].

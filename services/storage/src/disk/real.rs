@@ -5,8 +5,10 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
+use nix::sys::statfs::{self, FsType, fstatfs};
 use nix::sys::statvfs::statvfs;
 
 use super::{Disk, DiskFile};
@@ -70,11 +72,14 @@ impl Disk for RealDisk {
     fn open_uncached(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.dir.join(name);
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        let direct = match OpenOptions::new().write(true).custom_flags(OFlag::O_DIRECT.bits()).open(&path) {
-            Ok(direct) => Some(direct),
-            // tmpfs, and some network file systems: through the page cache then.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => None,
-            Err(error) => return Err(error),
+        let direct = if may_write_directly(fstatfs(&file)?.filesystem_type()) {
+            match OpenOptions::new().write(true).custom_flags(OFlag::O_DIRECT.bits()).open(&path) {
+                Ok(file) => Some(Direct { file, refused: AtomicBool::new(false) }),
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => None,
+                Err(error) => return Err(error),
+            }
+        } else {
+            None
         };
         Ok(Arc::new(RealFile { path, file, direct }))
     }
@@ -120,8 +125,31 @@ impl Disk for RealDisk {
 struct RealFile {
     path: PathBuf,
     file: File,
-    /// Writes past the page cache.
-    direct: Option<File>,
+    direct: Option<Direct>,
+}
+
+/// Writes past the page cache.
+struct Direct {
+    file: File,
+    /// The system has refused a write: its blocks are larger than ours.
+    refused: AtomicBool,
+}
+
+impl Direct {
+    /// None: it is refused, and may be written another way. What was written of it is to be written again.
+    fn write(&self, bytes: &[u8], at: u64) -> Option<io::Result<()>> {
+        if !is_aligned(bytes, at) || self.refused.load(Ordering::Relaxed) {
+            return None;
+        }
+        match self.file.write_all_at(bytes, at) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.refused.store(true, Ordering::Relaxed);
+                tracing::warn!(%error, "this file system takes no blocks of {BLOCK} bytes past the page cache: writing costs more");
+                None
+            }
+            other => Some(other),
+        }
+    }
 }
 
 impl RealFile {
@@ -139,6 +167,25 @@ impl RealFile {
         buf.copy_from_slice(&blocks.bytes()[skip..skip + buf.len()]);
         Ok(())
     }
+}
+
+/// File systems of this machine. On others a write past the page cache may outlive the process that began it, with nothing that the next
+/// process could sync: it would land on what that one has written in its place.
+fn may_write_directly(kind: FsType) -> bool {
+    const ZFS: FsType = FsType(0x2fc1_2fc1);
+    [
+        // ext2 and ext3, too.
+        statfs::EXT4_SUPER_MAGIC,
+        statfs::XFS_SUPER_MAGIC,
+        statfs::BTRFS_SUPER_MAGIC,
+        statfs::F2FS_SUPER_MAGIC,
+        ZFS,
+        statfs::OVERLAYFS_SUPER_MAGIC,
+        statfs::TMPFS_MAGIC,
+        // Its kernel part waits for the file system's process, whatever becomes of the one that writes.
+        statfs::FUSE_SUPER_MAGIC,
+    ]
+    .contains(&kind)
 }
 
 /// Whether direct I/O takes these bytes at this place.
@@ -179,14 +226,8 @@ impl DiskFile for RealFile {
     }
 
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        if let Some(direct) = self.direct.as_ref().filter(|_| is_aligned(bytes, at)) {
-            match direct.write_all_at(bytes, at) {
-                // Blocks larger than ours, or a system that says so only now. What was written is written again.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
-                other => return other,
-            }
-        }
-        self.file.write_all_at(bytes, at)
+        let direct = self.direct.as_ref().and_then(|direct| direct.write(bytes, at));
+        direct.unwrap_or_else(|| self.file.write_all_at(bytes, at))
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -6,6 +6,7 @@
 //! - [`SimDisk::kill`] ends the process: the page cache survives, unsynced;
 //! - [`SimDisk::crash_at`] does either in the middle of the n-th operation;
 //! - an fsync that fails ([`SimDisk::fail_sync`]) leaves pages that read well and are on no disk, as Linux does;
+//! - a write that fails ([`SimDisk::fail_write`]) leaves any part of its bytes, as one past the page cache does;
 //! - a capacity ([`SimDisk::set_capacity`]), flipped bits ([`SimDisk::flip`]), lost files ([`SimDisk::lose_file`]).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,6 +53,7 @@ struct State {
     crash_at: Option<u64>,
     crashed: bool,
     syncs_until_failure: Option<u64>,
+    writes_until_failure: Option<u64>,
 }
 
 enum NameChange {
@@ -88,6 +90,7 @@ impl SimDisk {
             crash_at: None,
             crashed: false,
             syncs_until_failure: None,
+            writes_until_failure: None,
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -142,6 +145,11 @@ impl SimDisk {
     /// Lets the n-th sync of file data from now fail with EIO, 0 being the next. Its pages stay readable and clean.
     pub fn fail_sync(&self, after: u64) {
         self.state.lock().syncs_until_failure = Some(after);
+    }
+
+    /// Lets the n-th write from now fail with EIO, 0 being the next. Any part of it is written.
+    pub fn fail_write(&self, after: u64) {
+        self.state.lock().writes_until_failure = Some(after);
     }
 
     /// How many bytes all files together may have.
@@ -214,6 +222,7 @@ impl State {
         self.crash_at = None;
         self.crashed = false;
         self.syncs_until_failure = None;
+        self.writes_until_failure = None;
     }
 
     fn used(&self) -> u64 {
@@ -408,6 +417,18 @@ fn read(from: &[u8], buf: &mut [u8], at: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether this is the operation that fails; those before it are counted down.
+fn fails(until: &mut Option<u64>) -> bool {
+    *until = match *until {
+        Some(0) => {
+            *until = None;
+            return true;
+        }
+        left => left.map(|left| left - 1),
+    };
+    false
+}
+
 impl DiskFile for SimFile {
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<()> {
         self.with(|_, content| read(&content.cache, buf, at as usize))
@@ -437,6 +458,11 @@ impl DiskFile for SimFile {
                 content.write(at, &bytes[..part]);
                 return state.alive();
             }
+            if fails(&mut state.writes_until_failure) {
+                let part = state.rng.random_range(0..=bytes.len());
+                content.write(at, &bytes[..part]);
+                return Err(io::Error::other("simulated EIO"));
+            }
             if grows > room {
                 content.write(at, &bytes[..bytes.len() - (grows - room) as usize]);
                 return Err(io::ErrorKind::StorageFull.into());
@@ -452,14 +478,9 @@ impl DiskFile for SimFile {
                 content.persist_some(&mut state.rng, 0.5);
                 return state.alive();
             }
-            match state.syncs_until_failure {
-                Some(0) => {
-                    state.syncs_until_failure = None;
-                    content.fail_sync(&mut state.rng);
-                    return Err(io::Error::other("simulated EIO"));
-                }
-                Some(n) => state.syncs_until_failure = Some(n - 1),
-                None => {}
+            if fails(&mut state.syncs_until_failure) {
+                content.fail_sync(&mut state.rng);
+                return Err(io::Error::other("simulated EIO"));
             }
             content.sync();
             Ok(())

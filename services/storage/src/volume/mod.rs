@@ -370,6 +370,8 @@ impl Volume {
             return Err(WriteError::Fatal(io::Error::other("no file to write to")));
         };
         let bytes = self.round.seal(&self.identity.secret, current.generation, self.next_round, current.at);
+        // Or it would be written through the page cache, and nobody would notice.
+        debug_assert!(current.at.is_multiple_of(BLOCK as u64) && bytes.as_ptr().align_offset(BLOCK) == 0);
         let written = current.file.write_at(bytes, current.at);
         if let Err(error) = &written
             && error.kind() == io::ErrorKind::StorageFull

@@ -154,6 +154,11 @@ impl<'a> Recovery<'a> {
         for number in numbers {
             position = this.file(*number, &mut buf)?;
         }
+        if let Some(position) = &mut position {
+            let name = file_name(position.number);
+            let opened = disk.open_uncached(&name);
+            position.file = opened.map_err(|source| VolumeError::Io { action: "open", name, source })?;
+        }
         Ok(this.finish(position))
     }
 
@@ -170,7 +175,7 @@ impl<'a> Recovery<'a> {
         let len = file.len().map_err(io("read"))?;
         buf.set_len((len - len % BLOCK as u64) as usize);
         file.read_at_uncached(buf.bytes_mut(), 0).map_err(io("read"))?;
-        let open = OpenFile { file, end: AtomicU64::new(buf.len() as u64) };
+        let open = OpenFile { file: Arc::clone(&file), end: AtomicU64::new(buf.len() as u64) };
         self.files.insert(number, Arc::new(open));
 
         let header = match FileHeader::decode(buf.bytes(), self.secret) {
@@ -195,11 +200,7 @@ impl<'a> Recovery<'a> {
         // A file that has lost its end is read, but no longer written.
         let whole = header.len == len;
         let (generation, len) = (header.generation, header.len);
-        if !whole {
-            return Ok(None);
-        }
-        let file = self.disk.open_uncached(&name).map_err(io("open"))?;
-        Ok(Some(Position { number, generation, file, at, len }))
+        Ok(whole.then_some(Position { number, generation, file, at, len }))
     }
 
     /// Reads a file whose header block is damaged. The file was rolled to, so all before it was synced; its rounds

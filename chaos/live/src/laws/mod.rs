@@ -8,6 +8,7 @@ mod contiguous;
 mod doubled;
 mod durable;
 mod ended;
+mod fresh;
 mod order;
 mod same_bytes;
 mod silence;
@@ -69,6 +70,9 @@ pub struct Verdict {
     pub given_up: u64,
     /// Events that are stored more than once.
     pub doubled: u64,
+    /// Linearizable reads that were answered.
+    #[serde(default)]
+    pub reads: u64,
     /// The longest time without an acknowledgement in a lane of a publisher that waited for one, in milliseconds.
     pub silence_ms: u64,
     /// Everything that broke a law, in words.
@@ -110,7 +114,9 @@ impl Evidence {
     /// Checks all laws.
     pub fn judge(&self) -> Verdict {
         let (durable::Missing { lost, given_up }, doubled) = (durable::check(self), doubled::check(self));
+        let (stale, reads) = fresh::check(self);
         let others = [
+            stale,
             order::check(self),
             contiguous::check(self),
             same_bytes::check(self),
@@ -127,6 +133,7 @@ impl Evidence {
             lost: lost.len() as u64,
             given_up,
             doubled: doubled.len() as u64,
+            reads,
             silence_ms: longest_silence(&self.entries).as_millis() as u64,
             breaches: lost.into_iter().chain(doubled).chain(others.into_iter().flatten()).collect(),
         }

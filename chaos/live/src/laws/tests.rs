@@ -117,6 +117,25 @@ fn a_lane_that_stands_still_is_measured_while_others_go_on() {
     assert_eq!((stall(150, 950), stall(915, 950), stall(915, 3000)), (800, 620, 2090));
 }
 
+#[test]
+fn an_end_that_is_told_too_early_is_stale() {
+    let told = |asked_at: usize, node: &str, region, end| {
+        evidence(|entries, _| {
+            let ends = BTreeMap::from([("0@r1.1".to_owned(), end)]);
+            entries.push(Entry { at: 4000, what: What::Told { node: node.to_owned(), region, ends } });
+            let (at, node) = (entries[asked_at].at, "us-1".to_owned());
+            entries.insert(asked_at, Entry { at, what: What::Asked { node } });
+        })
+    };
+    // Entries are calls, acknowledgements and what a consumer is given, in turns: 4 is the second acknowledgement.
+    let stale = told(5, "us-1", 1, 1);
+    says(&stale, "us-1 said at 0.004 s that 0@r1.1 ends at 1, and 1 was acknowledged");
+    for sound in [told(5, "us-1", 1, 2), told(4, "us-1", 1, 1), told(5, "us-1", 2, 0), told(5, "us-2", 1, 0)]
+    {
+        assert_eq!((&sound.breaches[..], sound.reads), (&[][..], 1));
+    }
+}
+
 /// The last event is gone everywhere; it and the one before were in no region but the one that lost its disks.
 fn restored(held: usize, change: impl FnOnce(&mut Evidence)) -> Verdict {
     let mut evidence = sound(|_, _| ());

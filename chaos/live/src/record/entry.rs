@@ -1,5 +1,7 @@
 //! A line of the record.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// What happened, and when.
@@ -60,6 +62,20 @@ pub enum What {
         consumer: String,
         /// What it was told.
         reason: String,
+    },
+    /// A node is asked where the stream ends.
+    Asked {
+        /// Which node.
+        node: String,
+    },
+    /// It said.
+    Told {
+        /// Which node.
+        node: String,
+        /// For lanes of which region that is linearizable.
+        region: u16,
+        /// Behind the last event of each lane.
+        ends: BTreeMap<String, u64>,
     },
     /// The scenario injected a fault; those that count have a number, healing has none.
     Fault {

@@ -4,6 +4,7 @@
 //! file that a person can read after a red run, and the evidence that the laws are checked over. Must never leave out an
 //! answer, nor take an event without one for acknowledged.
 
+mod asker;
 mod consumer;
 mod entry;
 mod finals;
@@ -11,6 +12,7 @@ mod publisher;
 mod recorder;
 mod value;
 
+pub use asker::Asking;
 pub use consumer::Consuming;
 pub use entry::{Entry, What};
 pub use finals::{Finals, Reading, Row, read_finals, read_lanes, read_node};

@@ -10,8 +10,8 @@ const WHY: usize = 120;
 /// A row for each run, and a line that counts them.
 pub fn table(runs: &[RunResult]) -> String {
     let mut text = format!(
-        "{:<26} {:>8} {:>12} {:>6} {:>8} {:>12} {:>7}  result\n",
-        "fault", "injected", "acknowledged", "lost", "doubled", "longest gap", "took"
+        "{:<26} {:>8} {:>12} {:>6} {:>8} {:>7} {:>12} {:>7}  result\n",
+        "fault", "injected", "acknowledged", "lost", "doubled", "reads", "longest gap", "took"
     );
     let (mut ok, mut failed, mut skipped) = (0, 0, 0);
     for run in runs {
@@ -38,12 +38,13 @@ pub fn table(runs: &[RunResult]) -> String {
         let verdict = &run.verdict;
         let _ = writeln!(
             text,
-            "{:<26} {:>8} {:>12} {:>6} {:>8} {:>10.2} s {:>5.0} s  {result}",
+            "{:<26} {:>8} {:>12} {:>6} {:>8} {:>7} {:>10.2} s {:>5.0} s  {result}",
             run.scenario,
             verdict.injected,
             verdict.acknowledged,
             verdict.lost,
             verdict.doubled,
+            verdict.reads,
             verdict.silence_ms as f64 / 1000.0,
             run.seconds,
         );

@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::laws::{Evidence, GivenUp};
-use crate::record::{Consuming, Load, Publishing, Recorder, What, read_finals};
+use crate::record::{Asking, Consuming, Load, Publishing, Recorder, What, read_finals};
 use crate::scenario::{Outcome, Run};
 use crate::trouble::{Context as _, Trouble};
 use crate::world::{Plan, World};
@@ -24,6 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 pub struct Stage {
     publishing: Vec<Publishing>,
     consuming: Vec<Consuming>,
+    asking: Vec<Asking>,
     /// Its record.
     pub recorder: Recorder,
     /// Its chance.
@@ -69,6 +70,7 @@ impl Stage {
         let mut stage = Self {
             publishing: Vec::new(),
             consuming: Vec::new(),
+            asking: Vec::new(),
             recorder,
             rng: StdRng::seed_from_u64(run.seed),
             errors_allowed: false,
@@ -79,6 +81,9 @@ impl Stage {
         for region in 1..=stage.regions() {
             stage.consuming.push(Consuming::start(&stage.world, &stage.recorder, region, STREAM)?);
             stage.publishing.push(Publishing::start(&stage.world, &stage.recorder, region, 0, STREAM, load)?);
+        }
+        for index in stage.world.in_use() {
+            stage.asking.push(Asking::start(&stage.world, &stage.recorder, index, STREAM)?);
         }
         stage.wait_acks(50)?;
         Ok(stage)
@@ -181,6 +186,9 @@ impl Stage {
         for publishing in std::mem::take(&mut self.publishing) {
             publishing.stop(&self.world)?;
         }
+        for asking in std::mem::take(&mut self.asking) {
+            asking.stop(&self.world)?;
+        }
         let finals = read_finals(&self.world, STREAM, AGREE_WITHIN)?;
         let events =
             finals.regions.values().flat_map(|lanes| lanes.values().map(Vec::len)).sum::<usize>() as u64;
@@ -201,6 +209,9 @@ impl Stage {
         }
         evidence.entries = self.recorder.entries()?;
         let (mut verdict, seen) = (evidence.judge(), evidence.seen());
+        if verdict.reads == 0 {
+            verdict.breaches.push("no node ever said where the stream ends".to_owned());
+        }
         if seen < events {
             verdict.breaches.push(format!("consumers were given {seen} of {events} events"));
         }

@@ -33,7 +33,6 @@ fn build() -> PathBuf {
             "--profile",
             profile,
         ])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status();
     assert!(
         built.as_ref().is_ok_and(std::process::ExitStatus::success),

@@ -40,7 +40,6 @@ fn build(folder: &Path) -> Result<(), Trouble> {
             "--profile",
             profile,
         ])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .context("cargo build")?;
     if built.success() { Ok(()) } else { Err(Trouble::tool(format!("the binary cannot be built ({built})"))) }

@@ -407,7 +407,7 @@ impl Legs {
                     self.lost(id, now, out);
                 }
                 (_, effect) => {
-                    if let LinkEffect::Append(shard, _) = &effect {
+                    if let LinkEffect::Append(shard, ..) = &effect {
                         self.progressed(id, *shard, now);
                     }
                     out.push(LegsEffect::On(id, effect));

@@ -102,7 +102,7 @@ impl Rig {
     }
 
     fn on(&mut self, id: LegId, effect: LinkEffect) {
-        if let LinkEffect::Append(shard, frames) = &effect {
+        if let LinkEffect::Append(shard, _, frames) = &effect {
             let copy = &mut self.copies[usize::from(shard.no.0)];
             assert_eq!(frames[0].header.seq.0, copy.0 + 1, "n+1 after n");
             copy.0 += frames.len() as u64;

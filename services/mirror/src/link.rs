@@ -127,8 +127,8 @@ pub enum LinkEffect {
     Withdraw(u64),
     /// Ask for no more of a shard.
     Stop(ShardId),
-    /// Hand frames to the shard copy.
-    Append(ShardId, Vec<Frame>),
+    /// Hand frames to this leadership of the shard copy, for which they were asked.
+    Append(ShardId, LeaderEpoch, Vec<Frame>),
     /// Tell the source what is durable here.
     Durable(ShardId, DurableMark),
     /// Ask for an echo, and measure how long it takes.
@@ -560,8 +560,8 @@ impl LinkCore {
         let is_run = frames.iter().zip(0u64..).all(|(frame, i)| {
             frame.header.shard_id() == shard && Some(frame.header.seq.0) == first.0.checked_add(i)
         });
-        match &mut mirrored.fetching {
-            Fetching::Asked { next, unanswered } if *next == first && is_run => {
+        match (&mut mirrored.fetching, mirrored.copy.leads) {
+            (Fetching::Asked { next, unanswered }, Some(epoch)) if *next == first && is_run => {
                 *next = last.next();
                 *unanswered = None;
                 mirrored.refused_since = None;
@@ -572,7 +572,7 @@ impl LinkCore {
                 }
                 mirrored.in_hand.push_back((last, bytes));
                 self.last_progress = now;
-                out.push(LinkEffect::Append(shard, frames));
+                out.push(LinkEffect::Append(shard, epoch, frames));
             }
             // Sent before the source heard of the newer fetch, or to a copy that takes nothing: not used.
             _ => self.credit.freed(bytes),

@@ -105,7 +105,7 @@ fn fetches(effects: &[LinkEffect]) -> Vec<(ShardId, u64, Chain)> {
 fn appended(effects: &[LinkEffect]) -> Vec<Frame> {
     effects
         .iter()
-        .filter_map(|e| if let LinkEffect::Append(_, frames) = e { Some(frames.clone()) } else { None })
+        .filter_map(|e| if let LinkEffect::Append(_, _, frames) = e { Some(frames.clone()) } else { None })
         .flatten()
         .collect()
 }

@@ -393,12 +393,12 @@ impl LinkTask {
                 }
             };
             let request = match effect {
-                LinkEffect::Append(shard, frames) => {
+                LinkEffect::Append(shard, epoch, frames) => {
                     if leg == LegId::Main && self.is_direct(leg) {
                         self.homeward.delivered();
                     }
                     if let Some(copy) = self.copies.get(&shard)
-                        && !copy.copy(frames).await
+                        && !copy.copy(epoch, frames).await
                     {
                         lost = Some("the node is stopping".to_owned());
                     }

@@ -92,7 +92,12 @@ pub enum Input {
         request: RequestId,
     },
     /// A frame that the origin committed, from a mirror link.
-    Copy(Frame),
+    Copy {
+        /// The leadership of this copy that the link asked it for: what the one before was given, it perhaps did not take.
+        epoch: LeaderEpoch,
+        /// The frame.
+        frame: Frame,
+    },
     /// This node's volume has synced this frame, and all before it.
     Flushed {
         /// Its seq.

@@ -113,7 +113,7 @@ pub enum PublishError {
 pub(crate) enum Request {
     Publish(Publish, oneshot::Sender<Result<Ack, Reject>>),
     Read(oneshot::Sender<Result<Seq, Reject>>),
-    Copy(Vec<Frame>),
+    Copy(LeaderEpoch, Vec<Frame>),
     Fence(LeaderEpoch, oneshot::Sender<FenceAnswer>),
     Begun(LeaderEpoch),
     Elected(Election),
@@ -164,9 +164,9 @@ impl ShardHandle {
         Ok(answer)
     }
 
-    /// Hands over frames that the origin committed, in order. Returns false once the node stops.
-    pub async fn copy(&self, frames: Vec<Frame>) -> bool {
-        self.requests.send(Request::Copy(frames)).await.is_ok()
+    /// Hands over frames that the origin committed, in order, to this leadership of the copy. Returns false once the node stops.
+    pub async fn copy(&self, epoch: LeaderEpoch, frames: Vec<Frame>) -> bool {
+        self.requests.send(Request::Copy(epoch, frames)).await.is_ok()
     }
 
     /// What is committed: everything that was acknowledged, anywhere, before this was called is at or below it.
@@ -385,9 +385,9 @@ impl Running {
                 let request = self.wait(Answer::Read(reply));
                 self.step(Input::Read { request });
             }
-            Request::Copy(frames) => {
+            Request::Copy(epoch, frames) => {
                 for frame in frames {
-                    self.step(Input::Copy(frame));
+                    self.step(Input::Copy { epoch, frame });
                 }
             }
             Request::Fence(epoch, reply) => {

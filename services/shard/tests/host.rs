@@ -222,7 +222,8 @@ impl World {
         if from >= to {
             return Some(());
         }
-        assert!(copy.copy(self.copied[from..to].to_vec()).await, "a task");
+        let epoch = copy.progress().leads.expect("it was ready");
+        assert!(copy.copy(epoch, self.copied[from..to].to_vec()).await, "a task");
         if self.rng.random_bool(0.7) {
             let wait = watch.wait_for(|progress| progress.applied.0 as usize >= to);
             process.unless_failed(wait).await?.expect("a task");
@@ -581,7 +582,7 @@ fn a_copy_whose_end_is_lost_asks_again_and_goes_on() {
             let copy = process.host.ensure(COPY).expect("a copy");
             copy.watch().wait_for(|progress| progress.ready).await.expect("a task");
             for part in [&frames[..6], &frames[6..7], &frames[7..9]] {
-                assert!(copy.copy(part.to_vec()).await);
+                assert!(copy.copy(copy.progress().leads.expect("it is ready"), part.to_vec()).await);
                 let to = part.last().expect("some").header.seq;
                 copy.watch().wait_for(|progress| progress.applied >= to).await.expect("a task");
             }
@@ -607,7 +608,7 @@ fn a_copy_whose_end_is_lost_asks_again_and_goes_on() {
             // Only then does it have to ask for what follows: two leaderships of a copy must not be taken for one.
             assert!(copy.progress().appended == Seq(6), "{:?}", copy.progress());
             assert!(!copy.progress().damaged && copy.progress().leads > Some(meridian_types::LeaderEpoch(1)));
-            assert!(copy.copy(frames[6..].to_vec()).await);
+            assert!(copy.copy(copy.progress().leads.expect("it is ready"), frames[6..].to_vec()).await);
             copy.watch().wait_for(|progress| progress.applied == Seq(20)).await.expect("a task");
             assert!(log_of(&process.host.reader(), COPY).expect("frames") == frames);
             process

@@ -65,7 +65,7 @@ fn what_is_above_the_applied_mark_is_given_up_and_comes_back_from_where_it_reach
             assert!(log_of(&process, home(0)) == whole[..6], "life {life}: the same bytes");
             if life == 2 {
                 // From a region that had one frame more.
-                assert!(past.copy(whole[5..7].to_vec()).await);
+                assert!(past.copy(progress.leads.expect("it leads"), whole[5..7].to_vec()).await);
                 watch.wait_for(|progress| progress.applied == Seq(7)).await.expect("a task");
                 assert!(log_of(&process, home(0)) == whole);
                 process.host.flush_index().await;

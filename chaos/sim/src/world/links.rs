@@ -75,6 +75,8 @@ impl World {
         else {
             return;
         };
+        self.trace
+            .line(self.now, format_args!("a link of {} to region {} is connected", sink.0.node, sink.1));
         self.link(sink.0, sink.1, LinkInput::Connected);
     }
 
@@ -89,10 +91,14 @@ impl World {
         self.met.met(name);
         for effect in effects {
             match effect {
-                LinkEffect::Append(shard, frames) => {
+                LinkEffect::Append(shard, epoch, frames) => {
                     self.met.met("link: Append");
+                    let (first, last) = (frames.first(), frames.last());
+                    let run = first.zip(last).map(|(first, last)| (first.header.seq, last.header.seq));
+                    self.trace
+                        .line(self.now, format_args!("the link of {} appends {run:?} of {shard}", at.node));
                     for frame in frames {
-                        self.step(at.node, shard, Input::Copy(frame));
+                        self.step(at.node, shard, Input::Copy { epoch, frame });
                     }
                 }
                 LinkEffect::Reconnect => {
@@ -104,6 +110,12 @@ impl World {
                 }
                 request => {
                     self.met.met(names::request(&request));
+                    if let LinkEffect::Fetch { shard, from, .. } = &request {
+                        self.trace.line(
+                            self.now,
+                            format_args!("the link of {} asks for {shard} from {from}", at.node),
+                        );
+                    }
                     if let Some(connection) = connection {
                         self.send_on_link(connection, 0, Err(request));
                     }
@@ -231,6 +243,13 @@ impl World {
                 self.met.met("link: carries a past incarnation's shard");
             }
             let state = copy_state(shard, &progress, is_past);
+            self.trace.line(
+                self.now,
+                format_args!(
+                    "the link of {} hears that {shard} ends at {}, leads {:?}",
+                    at.node, state.appended, state.leads
+                ),
+            );
             self.link(at, region, LinkInput::Copy(shard, state));
         }
     }

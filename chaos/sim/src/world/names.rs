@@ -36,7 +36,7 @@ pub fn replica_input(input: &Input) -> &'static str {
         Input::From { message, .. } => self::message(message),
         Input::Publish(_) => "Publish",
         Input::Read { .. } => "Read",
-        Input::Copy(_) => "Copy",
+        Input::Copy { .. } => "Copy",
         Input::Flushed { .. } => "what it has flushed",
         Input::Applied(_) => "Applied",
         Input::Begun { .. } => "Begun",

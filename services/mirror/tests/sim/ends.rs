@@ -95,11 +95,11 @@ impl World {
         let mut given_up = None;
         for effect in effects {
             match effect {
-                LegsEffect::On(_, LinkEffect::Append(shard, frames)) => {
+                LegsEffect::On(_, LinkEffect::Append(shard, epoch, frames)) => {
                     let no = usize::from(shard.no.0);
                     self.laws.handed(no, &frames);
                     let (delay, life) = (self.some(8), self.sink_life);
-                    self.in_order(("inbox", no as u64), delay, Event::Append(life, no, frames));
+                    self.in_order(("inbox", no as u64), delay, Event::Append(life, no, epoch, frames));
                 }
                 LegsEffect::On(leg, LinkEffect::Reconnect) => given_up = self.believes.get(&leg).copied(),
                 LegsEffect::On(leg, request) => {

@@ -22,7 +22,7 @@ use meridian_mirror::{
 use meridian_shard::{Home, Input, Publish, RequestId};
 use meridian_storage::Frame;
 use meridian_types::{
-    NodeId, Origin, Partition, RegionId, Seq, ShardId, ShardNo, StreamId, TenantId, Timestamp,
+    LeaderEpoch, NodeId, Origin, Partition, RegionId, Seq, ShardId, ShardNo, StreamId, TenantId, Timestamp,
 };
 use rand::rngs::Xoshiro256PlusPlus as Rng;
 use rand::{RngExt, SeedableRng};
@@ -89,7 +89,7 @@ enum Event {
     /// The sink's follower of a shard looks at it.
     Show(u64, usize),
     Copy(u64, usize, Box<CopyState>),
-    Append(u64, usize, Vec<Frame>),
+    Append(u64, usize, LeaderEpoch, Vec<Frame>),
     Tick(u64),
     Connect(u64),
     /// An attempt at a leg comes to something.
@@ -399,9 +399,9 @@ impl World {
                 (shard.no.0, state.appended.0, state.durable.0).hash(&mut self.trace);
                 self.link(LegsInput::Copy(shard, *state));
             }
-            Event::Append(life, no, frames) if life == self.sink_life => {
+            Event::Append(life, no, epoch, frames) if life == self.sink_life => {
                 for frame in frames {
-                    self.on_shard(Side::Sink, no, Input::Copy(frame));
+                    self.on_shard(Side::Sink, no, Input::Copy { epoch, frame });
                 }
             }
             Event::Tick(life) if life == self.sink_life => {

@@ -64,6 +64,11 @@ impl Node {
         self.step(Input::From { node, message, held });
     }
 
+    fn copy(&mut self, frame: Frame) {
+        let epoch = self.replica.leads().unwrap_or_default();
+        self.step(Input::Copy { epoch, frame });
+    }
+
     fn sync(&mut self) {
         let LogPoint { seq, chain, .. } = self.replica.end();
         self.step(Input::Flushed { seq, chain });
@@ -294,7 +299,7 @@ fn a_copys_longer_follower_is_not_cut_and_counts_only_what_is_in_common() {
     }
     nodes[0].elected(7, 1);
     for frame in &origin[0].volume {
-        nodes[0].step(Input::Copy(frame.clone()));
+        nodes[0].copy(frame.clone());
     }
     nodes[0].sync();
     // Node 1 had all of it, and nobody else; node 2 leads next with what there is.
@@ -305,7 +310,7 @@ fn a_copys_longer_follower_is_not_cut_and_counts_only_what_is_in_common() {
         node.elected(8, 2);
     }
     for frame in &origin[0].volume[..2] {
-        nodes[1].step(Input::Copy(frame.clone()));
+        nodes[1].copy(frame.clone());
     }
     nodes[1].sync();
     nodes[0].elected(8, 2);
@@ -314,7 +319,7 @@ fn a_copys_longer_follower_is_not_cut_and_counts_only_what_is_in_common() {
     assert!(nodes[0].cuts.is_empty() && nodes[0].faults.is_empty());
     assert_eq!(nodes[1].replica.marks().committed, Seq(2));
     for frame in &origin[0].volume[2..] {
-        nodes[1].step(Input::Copy(frame.clone()));
+        nodes[1].copy(frame.clone());
     }
     nodes[1].sync();
     feed(&mut nodes, &[1, 2]);
@@ -335,7 +340,7 @@ fn a_copys_leader_gives_way_to_who_has_more_applied() {
     let election = Election { epoch: LeaderEpoch(7), leader: NodeId(1), boot: Boot(1), set: alone };
     nodes[0].step(Input::Elected(election));
     for frame in &origin[0].volume {
-        nodes[0].step(Input::Copy(frame.clone()));
+        nodes[0].copy(frame.clone());
     }
     nodes[0].sync();
     assert_eq!((nodes[0].replica.marks().applied, nodes[0].replica.durable()), (Seq(5), Seq(5)));
@@ -356,7 +361,7 @@ fn a_copys_leader_gives_way_to_who_has_more_applied() {
     let said = |node: &Node| node.said.iter().filter(|(to, _)| *to == NodeId(1)).count();
     let before = said(&nodes[1]);
     for frame in &origin[0].volume {
-        nodes[1].step(Input::Copy(frame.clone()));
+        nodes[1].copy(frame.clone());
     }
     assert_eq!(said(&nodes[1]), before + 1, "once the leader has as much, it is asked again");
     talk(&mut nodes, &[1, 2]);

@@ -231,9 +231,10 @@ impl Replica {
         self.append_own(frame, out);
     }
 
-    /// A frame of another origin, from a mirror link.
-    pub(super) fn copy(&mut self, frame: Frame, out: &mut Vec<Effect>) {
-        let leads = self.leads().is_some() && self.home == Home::Copy;
+    /// A frame of another origin, from a mirror link. One that follows what an earlier leadership was given, and did not take for it was
+    /// deposed, is no hole: the link asks anew once it hears of this leadership.
+    pub(super) fn copy(&mut self, epoch: LeaderEpoch, frame: Frame, out: &mut Vec<Effect>) {
+        let leads = self.leads() == Some(epoch) && self.home == Home::Copy;
         if !leads || self.faulted || frame.header.seq <= self.end().seq {
             // Not ours to append, or sent twice: what is held was checked when it came.
             return;

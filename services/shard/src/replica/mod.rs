@@ -276,7 +276,7 @@ impl Replica {
             Input::From { node, message, held } => self.on_message(node, message, held, out),
             Input::Publish(publish) => self.publish(publish, now, out),
             Input::Read { request } => self.read(request, out),
-            Input::Copy(frame) => self.copy(frame, out),
+            Input::Copy { epoch, frame } => self.copy(epoch, frame, out),
             Input::Flushed { seq, chain } => self.on_flushed(seq, chain, out),
             Input::Applied(seq) => {
                 self.marks.applied = self.marks.applied.max(seq);

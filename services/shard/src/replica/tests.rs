@@ -61,6 +61,12 @@ impl Rig {
         self.step(Input::Flushed { seq: Seq(seq), chain })
     }
 
+    /// A link hands over a frame that it asked for under the leadership there is.
+    fn copy(&mut self, frame: Frame) -> Vec<Effect> {
+        let epoch = self.replica.leads().unwrap_or_default();
+        self.step(Input::Copy { epoch, frame })
+    }
+
     fn hears(&mut self, node: u32, message: Message) -> Vec<Effect> {
         self.step(Input::From { node: NodeId(node), message, held: None })
     }
@@ -259,9 +265,9 @@ fn a_copy_takes_frame_after_frame_or_faults_and_takes_nothing() {
     }
     let mut copy = Rig::leading(Home::Copy, &[1]);
     for frame in &origin.frames[..3] {
-        copy.step(Input::Copy(frame.clone()));
+        copy.copy(frame.clone());
     }
-    copy.step(Input::Copy(origin.frames[1].clone()));
+    copy.copy(origin.frames[1].clone());
     assert_eq!(copy.frames, origin.frames[..3], "byte for byte, nothing of its own, nothing twice");
     assert_eq!(applies(&copy.flush()), Some(Seq(3)));
 
@@ -271,9 +277,33 @@ fn a_copy_takes_frame_after_frame_or_faults_and_takes_nothing() {
     for i in 0..4 {
         other.step(Input::Publish(publish(i + 10, 1, None)));
     }
-    let out = copy.step(Input::Copy(other.frames[3].clone()));
+    let out = copy.copy(other.frames[3].clone());
     assert!(matches!(out[..], [Effect::Fault(CopyFault::ChainDiffers { seq: Seq(4), last: Seq(3) })]));
-    assert!(copy.step(Input::Copy(origin.frames[3].clone())).is_empty(), "a faulted copy takes nothing");
+    assert!(copy.copy(origin.frames[3].clone()).is_empty(), "a faulted copy takes nothing");
+}
+
+/// What comes between two leaderships of one node is dropped. A link that has not heard of it, for the process stood still, goes on
+/// with what follows: seed 13006.
+#[test]
+fn what_was_asked_for_under_an_earlier_leadership_is_no_hole() {
+    let mut origin = Rig::leading(Home::Origin, &[1]);
+    origin.flush();
+    for i in 0..3 {
+        origin.step(Input::Publish(publish(i, 1, None)));
+    }
+    let mut copy = Rig::leading(Home::Copy, &[1]);
+    let before = copy.replica.leads().expect("it leads");
+    copy.copy(origin.frames[0].clone());
+    copy.step(Input::Fence { epoch: LeaderEpoch(9) });
+    copy.step(Input::Copy { epoch: before, frame: origin.frames[1].clone() });
+    copy.step(Input::Promised { epoch: LeaderEpoch(9) });
+    copy.step(elected(9, 1, &[1]));
+    assert_eq!(copy.replica.leads(), Some(LeaderEpoch(9)));
+    assert!(copy.step(Input::Copy { epoch: before, frame: origin.frames[2].clone() }).is_empty());
+    for frame in &origin.frames[1..] {
+        copy.copy(frame.clone());
+    }
+    assert_eq!(copy.frames, origin.frames, "asked for anew");
 }
 
 #[test]
@@ -282,7 +312,7 @@ fn a_copy_refuses_a_hole() {
     origin.flush();
     origin.step(Input::Publish(publish(1, 1, None)));
     let mut copy = Rig::leading(Home::Copy, &[1]);
-    let out = copy.step(Input::Copy(origin.frames[1].clone()));
+    let out = copy.copy(origin.frames[1].clone());
     assert!(matches!(out[..], [Effect::Fault(CopyFault::OutOfOrder { .. })]));
     assert!(copy.frames.is_empty());
 }
@@ -294,10 +324,10 @@ fn a_copy_refuses_a_frame_that_no_index_takes() {
     origin.step(Input::Publish(publish(1, 1, None)));
     for events in [0, 1] {
         let mut copy = Rig::leading(Home::Copy, &[1]);
-        copy.step(Input::Copy(origin.frames[0].clone()));
+        copy.copy(origin.frames[0].clone());
         let fields = FrameHeader { events, ..origin.frames[1].header };
         let frame = Frame::build(fields, origin.frames[0].header.chain, origin.frames[1].payload.clone());
-        let out = copy.step(Input::Copy(frame));
+        let out = copy.copy(frame);
         let refused = matches!(out[..], [Effect::Fault(CopyFault::OutOfOrder { seq: Seq(2), .. })]);
         assert_eq!(refused, events == 0, "it would end the process at each start");
     }
@@ -315,7 +345,7 @@ fn a_copy_accepts_no_publish_and_another_shards_frame_neither() {
     origin.step(Input::Promised { epoch: LeaderEpoch(1) }, NOW, &mut out);
     origin.step(elected(1, 1, &[1]), NOW, &mut out);
     let Some(Effect::Append(frame)) = out.pop() else { panic!("an epoch start") };
-    assert!(matches!(copy.step(Input::Copy(frame))[..], [Effect::Fault(CopyFault::OutOfOrder { .. })]));
+    assert!(matches!(copy.copy(frame)[..], [Effect::Fault(CopyFault::OutOfOrder { .. })]));
 }
 
 #[test]

@@ -191,7 +191,7 @@ impl Region {
     /// Whether this region holds again what its incarnations before are known to have had of a shard.
     pub(crate) fn has_recovered(&self, shard: ShardId) -> bool {
         let held = |before| Some(self.0.host.get()?.get(before)?.progress().applied);
-        has_recovered(&self.0.shards.held_before(shard), |before| self.is_placed_elsewhere(before), held)
+        has_recovered(&self.0.shards.held_before(shard), held)
     }
 
     /// A leader on another node; while that is not heard nobody knows, and the caller waits as for an election.

@@ -339,12 +339,9 @@ impl World {
     fn has_recovered(&mut self, at: At, shard: ShardId) -> bool {
         let region = self.nodes.get(&at.node).and_then(|node| node.catalog.region(shard.origin.region));
         let before = region.map(|region| region.held_before(shard)).unwrap_or_default();
-        let elsewhere: Vec<ShardId> = before.iter().map(|(before, _)| *before).collect();
-        let elsewhere: Vec<ShardId> =
-            elsewhere.into_iter().filter(|before| self.is_placed_elsewhere(at, *before)).collect();
         let Some(process) = self.process(at) else { return false };
         let applied = |shard| Some(process.hosts.get(&shard)?.replica.marks().applied);
-        has_recovered(&before, |before| elsewhere.contains(&before), applied)
+        has_recovered(&before, applied)
     }
 
     pub(super) fn timed_out(&mut self, at: usize, ticket: u64) {

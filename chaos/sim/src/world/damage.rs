@@ -96,6 +96,8 @@ impl World {
             placed.shard(shard).is_some_and(|row: &ShardRow| {
                 leaves_a_majority(&row.members, shard)
                     && row.previous.as_ref().is_none_or(|set| leaves_a_majority(set, shard))
+                    // It may be all of the set before it has started again, and know nothing of it.
+                    && (shard.origin != home || row.learner != Some(id))
             })
         })
     }

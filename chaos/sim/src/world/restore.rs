@@ -127,7 +127,7 @@ impl World {
         let Some(lost) = self.lost.remove(&region) else { return };
         let group = self.current[region];
         let before = self.groups[group].origin;
-        let voters: Vec<NodeId> = self.groups[group].state.nodes().map(|(id, _)| id).collect();
+        let voters = self.groups[group].voters.clone();
         self.flush_who_answers();
         let mut new = Vec::new();
         for _ in 0..lost.len().max(1) {

@@ -47,8 +47,8 @@ impl RegionRow {
     /// The same shard of each incarnation before, and how far this region is to hold that again before it takes publishes; none:
     /// it waits for nothing.
     pub fn held_before(&self, shard: ShardId) -> Vec<(ShardId, Seq)> {
-        let own =
-            self.past.iter().filter(|past| self.origin() == shard.origin && past.origin.region == self.id);
+        // Also where the region is restored again, and whoever asks has not heard of it yet.
+        let own = self.past.iter().filter(|past| past.origin.is_past(shard.origin));
         let through =
             |past: &Past| Some((ShardId { origin: past.origin, ..shard }, past.through(shard.no.0)?));
         own.filter_map(through).collect()

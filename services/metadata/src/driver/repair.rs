@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use meridian_types::{NodeId, Timestamp};
+use meridian_types::{NodeId, ShardId, Timestamp};
 
 use super::core::Driver;
 use super::input::Led;
 use super::rank::{For, rank};
 use super::watch::{At, Plan, Watch};
-use crate::placement::{Change, Move, Placement, majority};
+use crate::placement::{Change, Move, Placement, ShardRow, majority};
 
 /// What a set needs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +118,17 @@ impl Driver {
     fn goal(&self, at: At<'_>, led: Led, plan: &mut Plan) -> Goal {
         let At { state, row, now, .. } = at;
         let active = state.nodes().filter(|(id, _)| state.is_active(*id)).count();
-        let target = state.replication().min(active).max(1);
+        let mut target = state.replication().min(active).max(1);
+        if let Some(present) = self.present_of(at) {
+            if let Some(node) = self.wanted_beside(at, present) {
+                return Goal::Add(Some(node));
+            }
+            target = target.max(present.members.len());
+            if row.members.len() > target {
+                let too_many = self.superfluous_of_the_past(at, present);
+                return too_many.map_or(Goal::Nothing, Goal::Drop);
+            }
+        }
         if row.members.len() > target {
             return Goal::Drop(self.superfluous(at, led, plan));
         }
@@ -129,6 +139,39 @@ impl Driver {
             return Goal::Add(None);
         }
         Goal::Nothing
+    }
+
+    /// Of a shard of a past incarnation of this region, the one that is written now.
+    fn present_of<'a>(&self, at: At<'a>) -> Option<&'a ShardRow> {
+        let home = self.config.home.filter(|home| at.shard.origin.is_past(*home))?;
+        at.state.shard(ShardId { origin: home, ..at.shard })
+    }
+
+    /// A replica of the present shard that lacks one of the past one: whoever leads the present shard looks its producers up there, and
+    /// takes no publish before it can. Its leader first.
+    fn wanted_beside(&self, at: At<'_>, present: &ShardRow) -> Option<NodeId> {
+        let At { state, row, now, .. } = at;
+        let lacks = |node: &NodeId| {
+            present.members.contains(node) && !row.members.contains(node) && self.has_room(state, *node, now)
+        };
+        // A learner that is wanted is not changed for another.
+        let first = [row.learner, present.elected.map(|elected| elected.node)];
+        let mut all = first.into_iter().flatten().chain(present.members.iter().copied());
+        all.find(lacks)
+    }
+
+    /// Who is dropped from a past shard's set that is too large: nobody who has the present one. One that is not heard may hold what
+    /// nobody else has, so it stays until it has been dead for long.
+    fn superfluous_of_the_past(&self, at: At<'_>, present: &ShardRow) -> Option<NodeId> {
+        let At { state, row, now, .. } = at;
+        let may_go = |node: &&NodeId| {
+            !present.members.contains(node)
+                && (self.is_live(state, **node, now)
+                    || !state.is_active(**node)
+                    || self.liveness.is_dead_for(**node, self.config.grace, now))
+        };
+        let leads = |node: &NodeId| row.elected.is_some_and(|elected| elected.node == *node);
+        row.members.iter().filter(may_go).min_by_key(|node| leads(node)).copied()
     }
 
     /// Who is dropped from a set that is too large: a draining one, else the longest dead, else one of the fullest node

@@ -151,6 +151,31 @@ fn a_dead_member_is_replaced_after_its_grace() {
     assert_eq!(bench.begins(), 0, "each change has begun its own epoch");
 }
 
+/// Who leads the present shard looks producers up in the past one, on its own node. Who is not heard may hold what nobody else has.
+#[test]
+fn a_past_shard_comes_to_be_wherever_the_present_one_is() {
+    for silent in [None, Some(1)] {
+        let mut bench = Bench::led(5, &[1, 2, 3], 2);
+        let home = Origin { incarnation: meridian_types::Incarnation(2), ..shard(0).origin };
+        bench.driver = Driver::new(Config { home: Some(home), ..Config::default() }, Timestamp(0));
+        let present = ShardId { origin: home, ..shard(0) };
+        bench.change(Change::Create { shard: present, members: ids(&[3, 4, 5]) });
+        bench.beat_all();
+        let live: Vec<u32> = (1..=5).filter(|node| Some(*node) != silent).collect();
+        bench.settle(&live);
+        let wanted: &[u32] = if silent.is_some() { &[1, 3, 4, 5] } else { &[3, 4, 5] };
+        assert_eq!(bench.row().members, ids(wanted), "{silent:?}");
+        for change in &bench.proposed {
+            if let Change::Change { shard: of, members, .. } = change {
+                assert!(*of == shard(0) && members.len() >= 3, "nobody goes before another has come");
+            }
+        }
+        bench.run(GRACE, &live);
+        bench.settle(&live);
+        assert_eq!(bench.row().members, ids(&[3, 4, 5]), "dead for long");
+    }
+}
+
 #[test]
 fn a_member_that_comes_back_in_time_stays() {
     let mut bench = Bench::led(4, &[1, 2, 3], 1);

@@ -85,16 +85,18 @@ fn shard_to_wire(shard: ShardId, row: &ShardRow, me: NodeId, here: Option<&Progr
     let known = here.and_then(|p| p.leads.map(|epoch| (me, epoch)).or(p.follows));
     let leader = placed.into_iter().chain(known).max_by_key(|(_, epoch)| *epoch);
     let leader = leader.filter(|(_, epoch)| *epoch >= row.begun);
+    let epoch = leader.map_or(row.begun, |(_, epoch)| epoch);
     let role = match here {
         None => Role::NotHere,
-        Some(progress) if progress.leads.is_some() => Role::Leader,
+        // One that was deposed and does not know it yet leads in no epoch that is told here.
+        Some(progress) if progress.leads == Some(epoch) => Role::Leader,
         Some(progress) if progress.follows.is_some() => Role::Follower,
         Some(_) => Role::Idle,
     };
     v1::Shard {
         origin: Some(shard.origin.into()),
         number: u32::from(shard.no.0),
-        epoch: leader.map_or(row.begun, |(_, epoch)| epoch).0,
+        epoch: epoch.0,
         leader: leader.map(|(node, _)| node.0),
         members: row.members.iter().map(|node| node.0).collect(),
         learner: row.learner.map(|node| node.0),

@@ -27,7 +27,7 @@ pub fn run(run: Run) -> Outcome {
             stage.world.relay.change(1, 2, |profile| profile.largest = Some(LARGEST));
             stage.fault("large packets from us to eu vanish");
             let begun = Instant::now();
-            while noticed(stage, eu).stalled_ms == before.stalled_ms {
+            while !noticed(stage, eu).is_more_than(&before) {
                 if begun.elapsed() > NOTICED_WITHIN {
                     return Err(Trouble::broken(format!(
                         "no metric says within {NOTICED_WITHIN:?} that a link makes no progress: \
@@ -55,10 +55,16 @@ pub fn run(run: Run) -> Outcome {
 #[derive(Debug)]
 struct Noticed {
     stalled_ms: u64,
-    #[expect(dead_code, reason = "shown")]
     stalls: u64,
     #[expect(dead_code, reason = "shown")]
     lost: usize,
+}
+
+impl Noticed {
+    /// Whether a metric has risen: which one is first depends on who gives the connection up.
+    fn is_more_than(&self, before: &Self) -> bool {
+        self.stalled_ms > before.stalled_ms || self.stalls > before.stalls
+    }
 }
 
 fn noticed(stage: &Stage, eu: usize) -> Noticed {

@@ -57,7 +57,11 @@ pub fn all() -> Vec<Scenario> {
             sync_error::run,
         ),
         row("10-disk-full", "refused before an offset is given, reading goes on, no restart", full_disk::run),
-        row("11-leader-stopped", "0 acks from it once it is fenced; others acknowledge soon", stopped::run),
+        row(
+            "11-leader-stopped",
+            "0 acks and 0 stale reads from it once it is fenced; others acknowledge soon",
+            stopped::run,
+        ),
         row(
             "12-one-way",
             "acks stop or go on elsewhere; a new leader soon; no storm of epochs",

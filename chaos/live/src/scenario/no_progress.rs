@@ -1,6 +1,7 @@
 //! Fault 28: a link that is connected and makes no progress, as behind a router that drops large packets: small ones
-//! pass, so the connection stays up. It is noticed within seconds: a metric, a reconnect. The metric is the time without progress:
-//! it rises whoever gives the connection up, the link or HTTP/2's pings, and however patient the link has become.
+//! pass, so the connection stays up. It is noticed within seconds: a metric, a reconnect. The time without
+//! progress rises whoever gives the connection up, the link or HTTP/2's pings, and however patient the link has become; where the link
+//! does, the count of stalls rises before it.
 
 use std::time::{Duration, Instant};
 

@@ -145,6 +145,8 @@ impl Legs {
                 if self.places.get(&shard).is_some_and(|place| place.at == leg && place.bound_for.is_none()) {
                     let refused = LinkInput::Refused { shard, reason, last, message };
                     if reason == RefusedReason::UnknownShard {
+                        // It may have answered an earlier question, and be feeding the shard since the last.
+                        out.push(LegsEffect::On(leg, LinkEffect::Stop(shard)));
                         self.elsewhere(leg, shard, &holders, refused, now, out);
                     } else {
                         self.on(leg, refused, now, out);

@@ -423,7 +423,9 @@ impl World {
         if !self.believes.is_empty() && self.rewritten.is_none() {
             let believed = self.believes.values().filter_map(|conn| self.conns.get(conn));
             let may_come: Vec<i64> = believed.map(|conn| conn.given as i64 - conn.received as i64).collect();
-            self.laws.credit(self.config.credit_bytes, &may_come, u64::from(self.nodes), &self.sink);
+            // The main one, and one to each node: the main one's node may have had a leg before.
+            let most_legs = 1 + u64::from(self.nodes);
+            self.laws.credit(self.config.credit_bytes, &may_come, most_legs, &self.sink);
         }
     }
 

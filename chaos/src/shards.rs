@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::{Background, World, meridian, until};
 
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+const REPLICATED_WITHIN: Duration = Duration::from_secs(120);
 
 /// A shard, as a node of the region that holds it knows it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -102,5 +103,20 @@ impl World {
                 None => Err("they differ from one look to the next".to_owned()),
             }
         })
+    }
+
+    /// Has each shard of a region on so many nodes.
+    ///
+    /// # Panics
+    /// It does not come to that in time.
+    pub fn set_replication(&self, region: &str, replicas: usize) {
+        let _ = self.cli(&["region", "set-replication", &replicas.to_string(), "--region", region]).ok();
+        until(&format!("the shards of {region} have {replicas} replicas"), REPLICATED_WITHIN, || {
+            let rows = self.settled_shards(region);
+            match rows.iter().find(|row| row.members.len() != replicas) {
+                Some(row) => Err(format!("{row:?}")),
+                None => Ok(()),
+            }
+        });
     }
 }

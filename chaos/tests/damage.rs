@@ -91,6 +91,15 @@ fn repaired(world: &World, node: &str) -> u64 {
 
 /// What is on a node's own disk, lane by lane: how far, and which bytes.
 fn digests(runtime: &Runtime, world: &World, node: &str) -> BTreeMap<Lane, (u64, [u8; 32])> {
+    digests_or_damage(runtime, world, node).unwrap_or_else(|at| panic!("{node} is damaged at offset {at}"))
+}
+
+/// The same, or the first offset that cannot be read as it was written.
+fn digests_or_damage(
+    runtime: &Runtime,
+    world: &World,
+    node: &str,
+) -> Result<BTreeMap<Lane, (u64, [u8; 32])>, u64> {
     let client = {
         let _inside = runtime.enter();
         let options = ClientOptions { discover: false, ..ClientOptions::default() };
@@ -100,8 +109,10 @@ fn digests(runtime: &Runtime, world: &World, node: &str) -> BTreeMap<Lane, (u64,
     let digest = |LaneExtent { lane, start, end, .. }: LaneExtent| {
         let digest = runtime.block_on(client.admin().digest(STREAM, lane, start, end));
         let digest = digest.expect("it can be read");
-        assert_eq!(digest.damaged, None, "{node}, {lane}");
-        (lane, (end.0, digest.blake3))
+        match digest.damaged {
+            Some((offset, _)) => Err(offset.0),
+            None => Ok((lane, (end.0, digest.blake3))),
+        }
     };
     lanes.into_iter().map(digest).collect()
 }
@@ -192,6 +203,36 @@ fn a_follower_whose_disk_was_damaged_while_it_was_down_is_repaired_by_its_region
     let log = std::fs::read_to_string(world.node_folder(&victim).join("log")).expect("a log");
     let line = log.lines().find(|line| line.contains("damaged frames are repaired")).expect("it is said");
     assert!(line.contains("region=us"), "its own region is nearest: {line}");
+}
+
+#[test]
+fn a_replica_that_has_left_its_set_still_repairs_what_it_holds_alone() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(1).enable_all().build().expect("a runtime");
+    let world = World::start_with(Setup { regions: &["us"], wan: "", settings: None }, 2);
+    world.create_stream(STREAM, 1);
+    publish(&world, 0);
+    let nodes = world.nodes_of("us");
+    let whole = until("both nodes hold it", WITHIN, || {
+        let (one, two) = (digests(&runtime, &world, &nodes[0]), digests(&runtime, &world, &nodes[1]));
+        if one == two { Ok(one) } else { Err(format!("{one:?}, {two:?}")) }
+    });
+    world.set_replication("us", 1);
+    // Only one of them has what comes now.
+    publish(&world, EVENTS);
+    let has_all =
+        |node: &String| !places(world.node_folder(node), line(2 * EVENTS - 1).as_bytes()).is_empty();
+    let holders: Vec<&String> = nodes.iter().filter(|node| has_all(node)).collect();
+    let [holder] = holders[..] else { panic!("one node holds the shard: {holders:?}") };
+
+    flip(&place_of(&world, holder, HIT));
+    let report = digests_or_damage(&runtime, &world, holder);
+    assert!(report.is_err_and(|at| at <= HIT), "the digest reads what is on the disk");
+    assert_eq!(repaired(&world, holder), 1);
+    let after = digests(&runtime, &world, holder);
+    for (lane, (end, _)) in whole {
+        assert_eq!(after[&lane].0, end + EVENTS, "all of it is whole again");
+    }
 }
 
 #[test]

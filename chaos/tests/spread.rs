@@ -72,18 +72,6 @@ fn arrives(runtime: &Runtime, world: &World, acked: u64) {
     });
 }
 
-/// Has each shard of a region on so many nodes.
-fn set_replication(world: &World, region: &str, replicas: usize) {
-    let _ = world.cli(&["region", "set-replication", &replicas.to_string(), "--region", region]).ok();
-    until(&format!("the shards of {region} have {replicas} replicas"), WITHIN, || {
-        let rows = world.settled_shards(region);
-        match rows.iter().find(|row| row.members.len() != replicas) {
-            Some(row) => Err(format!("{row:?}")),
-            None => Ok(()),
-        }
-    });
-}
-
 #[test]
 fn what_no_node_holds_whole_reaches_the_others_without_a_turn() {
     let runtime = runtime();
@@ -91,8 +79,8 @@ fn what_no_node_holds_whole_reaches_the_others_without_a_turn() {
     let mut world = World::start_with(setup, 4);
     world.create_stream(STREAM, PARTITIONS);
     // Four nodes and one replica of each shard here, three of them there.
-    set_replication(&world, "us", 1);
-    set_replication(&world, "eu", 3);
+    world.set_replication("us", 1);
+    world.set_replication("eu", 3);
     let leaders: std::collections::BTreeSet<u32> =
         world.settled_shards("us").iter().filter_map(|row| row.leader).collect();
     assert!(leaders.len() > 1, "the shards are spread: {leaders:?}");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use meridian_metadata::catalog::Catalog;
 use meridian_metadata::driver::Heartbeat;
 use meridian_metadata::placement::Placement;
-use meridian_mirror::{DurableBoard, Feed, LinkCore};
+use meridian_mirror::{DurableBoard, Feed, LegId, Legs};
 use meridian_shard::{Home, LogPoint, Opening, ReadError, Reader, Recovery, Replica, Totals, frame_effects};
 use meridian_storage::index::{Index, MemoryKeyValue};
 use meridian_storage::{Disk, Entry, Frame, Identity, Recovered, SimDisk, Volume, VolumeConfig, VolumeError};
@@ -85,9 +85,12 @@ pub struct Process {
 
 /// The copy's end of a link.
 pub struct Link {
-    pub core: LinkCore,
-    /// The connection, and the node at its other end.
-    pub connection: Option<(u64, NodeId)>,
+    pub legs: Legs,
+    /// The connection of each leg that has one.
+    pub ways: BTreeMap<LegId, u64>,
+    /// Legs that are being opened, and which attempt counts.
+    pub opening: BTreeMap<NodeId, u64>,
+    /// At the main leg.
     pub attempts: u32,
 }
 

@@ -1,14 +1,15 @@
 //! Repairs what is damaged here from whoever has it whole: a node of this region, else one of another.
 //!
-//! In: what this node's shards have quarantined. Out: the same frames, stored again. The way is that of a mirror's link, so
-//! any node that holds the shard can be asked, and gives out only what is applied there. What comes is held against the
+//! In: what this node's shards have quarantined. Out: the same frames, stored again, but for those that a second look finds
+//! whole. The way is that of a mirror's link, so any node that holds the shard can be asked, also one that has left its set,
+//! and gives out only what is applied there. What comes is held against the
 //! chains on both sides ([`meridian_shard::Proof`]); what does not fit is not stored, and another node is asked.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use meridian_shard::{Proof, Proven, ShardHost, Stretch};
+use meridian_shard::{Proof, Proven, ReadError, ShardHost, Stretch};
 use meridian_types::{NodeId, Seq, ShardId};
 use meridian_wire::v1;
 use v1::link_request::Request as Out;
@@ -101,10 +102,18 @@ impl Repairs {
     /// Repairs the stretch that this frame is in, or its first part; the frame after what was repaired.
     async fn repair(&mut self, shard: ShardId, seq: Seq) -> Result<Seq, String> {
         let reader = self.host.reader();
-        let stretch = tokio::task::spawn_blocking(move || reader.stretch(shard, seq)).await;
-        let stretch = stretch.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        let stretch = stretch.ok_or_else(|| format!("the index does not know frame {seq}"))?;
+        let read = tokio::task::spawn_blocking(move || {
+            let stretch = reader.stretch(shard, seq)?;
+            let is_whole = stretch.as_ref().is_some_and(|stretch| reader.reread(stretch));
+            Ok::<_, ReadError>(stretch.map(|stretch| (stretch, is_whole)))
+        });
+        let read = read.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let (stretch, is_whole) = read.ok_or_else(|| format!("the index does not know frame {seq}"))?;
         let (first, last) = (stretch.first, stretch.last);
+        if is_whole {
+            tracing::debug!(%shard, %first, %last, "frames that recovery could not vouch for are whole");
+            return Ok(last.next());
+        }
         let mut reason = "there is no other copy".to_owned();
         for source in (self.sources)(shard) {
             if source.node == self.me.node || self.out_of_reach.contains(&source.node) {
@@ -141,6 +150,7 @@ impl Repairs {
             shard: Some(stretch.shard.into()),
             from_seq: stretch.first.0,
             chain_before: stretch.before.0.to_vec().into(),
+            through_seq: stretch.last.0,
         }));
         let proven = prove(session, stretch).await;
         session.ask(Out::Stop(v1::StopShard { shard: Some(stretch.shard.into()) }));

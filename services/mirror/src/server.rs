@@ -1,6 +1,7 @@
 //! The source's end of links: the gRPC service that executes [`Feed`]'s effects.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -207,6 +208,10 @@ impl Session {
                     .map_err(|_| ApiError::new(Reason::InvalidArgument, "chain_before must have 16 bytes"))?;
                 let from = Seq(fetch.from_seq.max(1));
                 let handle = self.host.get(shard);
+                if fetch.through_seq > 0 {
+                    self.fetch_some(shard, from..=Seq(fetch.through_seq), Chain(chain), handle);
+                    return Ok(());
+                }
                 // A replica that has left the set may still be here: nothing new will ever come of it.
                 let handle = handle.filter(|_| !self.neighbours.is_placed_elsewhere(shard));
                 let mark = handle.as_ref().map(|handle| mark_of(handle, &self.host));
@@ -244,6 +249,24 @@ impl Session {
             In::Ping(ping) => self.pending.push_back(Out::Pong(ping)),
         }
         Ok(())
+    }
+
+    /// Frames that are damaged where they are asked for. What is applied here stays what it is, wherever the shard is placed now;
+    /// nothing new is to follow, so the shard is not watched, and [`Session::end_what_has_left`] does not end it.
+    fn fetch_some(
+        &mut self,
+        shard: ShardId,
+        frames: RangeInclusive<Seq>,
+        chain_before: Chain,
+        handle: Option<ShardHandle>,
+    ) {
+        self.unfollow(shard);
+        let mark = handle.map(|handle| mark_of(&handle, &self.host)).map(|mark| SourceMark {
+            seq: mark.seq.min(*frames.end()),
+            is_origin_leader: false,
+            ..mark
+        });
+        self.step(FeedInput::Fetch { shard, from: *frames.start(), chain_before, mark });
     }
 
     /// A copy holds more than this leader, which is grave if it is true: so a majority is asked first whether it still
@@ -295,7 +318,8 @@ impl Session {
 
     /// A replica may leave the set after it was asked for: the link is to turn to a node that still has one.
     fn end_what_has_left(&mut self) {
-        let left = self.feed.wanted().filter(|shard| self.neighbours.is_placed_elsewhere(*shard));
+        let watched = self.feed.wanted().filter(|shard| self.followers.contains_key(shard));
+        let left = watched.filter(|shard| self.neighbours.is_placed_elsewhere(*shard));
         for shard in left.collect::<Vec<_>>() {
             self.unfollow(shard);
             self.step(FeedInput::Left(shard));

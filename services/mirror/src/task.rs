@@ -413,6 +413,7 @@ impl LinkTask {
                     shard: Some(shard.into()),
                     from_seq: from.0,
                     chain_before: chain_before.0.to_vec().into(),
+                    through_seq: 0,
                 }),
                 LinkEffect::Credit(bytes) => Out::Credit(v1::LinkCredit { bytes }),
                 LinkEffect::Withdraw(bytes) => Out::Withdraw(v1::LinkCredit { bytes }),

@@ -626,15 +626,17 @@ impl Parts<'_> {
         Ok(())
     }
 
-    /// The shard's other replicas in this region, then the nodes of its origin, then those of every other region.
+    /// The shard's other replicas in this region, then this region's other nodes, those of its origin, and of every other region.
     fn repair_sources(&self) -> RepairSources {
         let (region, catalog) = (self.region.clone(), self.catalog.clone());
         let here = self.me.region.clone();
         Arc::new(move |shard| {
             let placed = region.placement();
             let members = placed.shard(shard).map(|row| row.voters()).unwrap_or_default();
-            let mut sources: Vec<Source> =
-                members.into_iter().map(|node| Source { region: here.clone(), node }).collect();
+            // A replica that has left the set still holds what it applied, and may be the only one that does.
+            let others = placed.nodes().map(|(node, _)| node).filter(|node| !members.contains(node));
+            let nodes = members.iter().copied().chain(others);
+            let mut sources: Vec<Source> = nodes.map(|node| Source { region: here.clone(), node }).collect();
             let state = catalog.state();
             let mut others: Vec<_> = state.regions().filter(|other| other.name != here).collect();
             others.sort_by_key(|other| other.origin() != shard.origin);

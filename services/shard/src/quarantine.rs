@@ -45,6 +45,13 @@ impl Quarantine {
         held.damaged.remove(range);
     }
 
+    /// These frames were not damaged after all.
+    pub fn found_whole(&self, shard: ShardId, range: RangeInclusive<Seq>) {
+        if let Some(held) = self.shards.lock().get_mut(&shard) {
+            held.damaged.remove(range);
+        }
+    }
+
     /// The first damaged frame of each shard that has any.
     pub fn first_of_each(&self) -> Vec<(ShardId, Seq)> {
         let shards = self.shards.lock();

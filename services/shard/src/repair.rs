@@ -166,6 +166,25 @@ impl Reader {
         Ok(Some(Stretch { shard, first, last, before, after }))
     }
 
+    /// Whether the frames of a stretch are here after all, as they were written: they then leave the quarantine. Recovery puts
+    /// there what damage *may* have changed, on the word of the volume alone; the index knows where each applied frame lies.
+    pub fn reread(&self, stretch: &Stretch) -> bool {
+        let Stretch { shard, first, last, .. } = *stretch;
+        let mut proof = Proof::of(stretch.clone());
+        for seq in (first.0..=last.0).map(Seq) {
+            let Ok(Some(place)) = self.index().place(shard, seq) else { return false };
+            let Ok(frame) = self.volume().read_expecting(place, shard, seq) else { return false };
+            if proof.take(frame).is_err() {
+                return false;
+            }
+        }
+        let is_whole = proof.meet().is_ok();
+        if is_whole {
+            self.quarantine().found_whole(shard, first..=last);
+        }
+        is_whole
+    }
+
     /// Tells the index of frames that were stored again: it may not have been flushed since.
     ///
     /// # Errors

@@ -505,6 +505,29 @@ fn a_round_that_is_gone_without_a_trace_begins_no_second_history() {
 }
 
 #[test]
+fn what_was_only_feared_to_be_damaged_leaves_the_quarantine_and_what_is_stays() {
+    for seed in 1..5 {
+        let damaged = Damaged::new(seed, true);
+        let at = seed as usize * 2;
+        let (hit, shard) = (damaged.acks[0][at].seq, home(0));
+        let place = damaged.places[0][at];
+        assert!(damaged.machine.disk.flip(&file_name(place.file), place.at + FRAME_HEADER_BYTES as u64, 1));
+        damaged.reopen(async |damaged, process| {
+            let reader = process.host.reader();
+            let last = damaged.acks[0].last().expect("some").seq;
+            // As recovery does where a cut may be hidden.
+            reader.quarantine().add(shard, Seq(1)..=last);
+            for seq in (1..=last.0).map(Seq) {
+                let stretch = reader.stretch(shard, seq).expect("an index").expect("it is applied");
+                assert_eq!(reader.reread(&stretch), seq != hit, "seed {seed}: frame {seq}");
+            }
+            assert_eq!(reader.quarantine().first_of_each(), [(shard, hit)], "seed {seed}");
+            assert_eq!(reader.quarantine().counts(shard), (1, 0), "seed {seed}: nothing was stored again");
+        });
+    }
+}
+
+#[test]
 fn an_old_round_that_is_gone_costs_its_frames_alone() {
     for seed in 1..5 {
         let mut damaged = Damaged::new(seed, true);

@@ -1,5 +1,8 @@
 //! Processes that end, disks that lose power, and what is there when a process starts again.
 
+use std::collections::BTreeMap;
+
+use meridian_mirror::Legs;
 use meridian_shard::Input;
 use meridian_storage::{PowerLoss, VolumeError};
 use meridian_types::{NodeId, ShardId};
@@ -142,8 +145,8 @@ impl World {
         }
         node.in_flight = node.stored.clone();
         for other in (0..regions).filter(|other| *other != node.region) {
-            let core = meridian_mirror::LinkCore::new(Self::link_config(self.swarm.credit, home));
-            let link = Link { core, connection: None, attempts: 0 };
+            let legs = Legs::new(Self::link_config(self.swarm.credit, home), id);
+            let link = Link { legs, ways: BTreeMap::new(), opening: BTreeMap::new(), attempts: 0 };
             process.links.insert(other, link);
         }
         let boot = process.boot;

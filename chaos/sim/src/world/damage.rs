@@ -1,7 +1,7 @@
 //! Bits that flip in what disks have synced, at most on a minority of a shard's replicas at a time; what a damaged replica
 //! asks of placement; and repairs, as `mirror/src/repair.rs` does them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use meridian_metadata::placement::ShardRow;
 use meridian_shard::{Input, Proof, Proven, Stretch};
@@ -162,44 +162,61 @@ impl World {
             }
         }
         for stretch in stretches {
-            let region = Self::region_of(at.node);
-            let up = self.nodes.values().filter(|node| node.is_up() && node.id != at.node);
-            let (near, far): (Vec<NodeId>, Vec<NodeId>) =
-                up.map(|node| node.id).partition(|id| Self::region_of(*id) == region);
-            let from = if self.chance(70) { near } else { far };
-            let Some(source) = self.pick(&from).and_then(|id| self.here(id)) else { continue };
-            self.trace.line(
-                self.now,
-                format_args!(
-                    "{} asks {} for {} to {} of {}",
-                    at.node, source.node, stretch.first, stretch.last, stretch.shard
-                ),
-            );
-            let delay = 500 + self.some(2 * self.swarm.wan);
-            self.after(delay, Event::RepairFrom { at, source, stretch: Box::new(stretch) });
+            if self.process(at).is_some_and(|process| process.reader.reread(&stretch)) {
+                self.met.met("repair: the frames are whole");
+                continue;
+            }
+            let sources = self.repair_sources(at.node, stretch.shard);
+            self.ask_for_repair(at, sources, Box::new(stretch));
         }
         let delay = 200_000 + self.some(500_000);
         self.after(delay, Event::Repair(at));
     }
 
-    /// What a source holds in the place of the stretch, as a link gives it out: what is applied, after the same chain.
-    pub(super) fn repair_from(&mut self, at: At, source: At, stretch: &Stretch) {
+    /// As `serve.rs::repair_sources`: the shard's other replicas here, the other nodes here, those of its origin, and the rest.
+    fn repair_sources(&self, id: NodeId, shard: ShardId) -> VecDeque<NodeId> {
+        let Some(node) = self.nodes.get(&id) else { return VecDeque::new() };
+        let voters = node.placement.shard(shard).map(|row| row.voters()).unwrap_or_default();
+        let origin = |region: usize| super::catalog::region_id(region) == shard.origin.region;
+        let mut others: Vec<&Node> = self.nodes.values().filter(|other| other.id != id).collect();
+        others.sort_by_key(|other| {
+            let is_here = other.region == node.region;
+            (!is_here, is_here && !voters.contains(&other.id), !origin(other.region), other.region, other.id)
+        });
+        others.into_iter().map(|other| other.id).collect()
+    }
+
+    fn ask_for_repair(&mut self, at: At, sources: VecDeque<NodeId>, stretch: Box<Stretch>) {
+        let Some(source) = sources.front() else { return };
+        self.trace.line(
+            self.now,
+            format_args!(
+                "{} asks {source} for {} to {} of {}",
+                at.node, stretch.first, stretch.last, stretch.shard
+            ),
+        );
+        let delay = 500 + self.some(2 * self.swarm.wan);
+        self.after(delay, Event::RepairFrom(at, sources, stretch));
+    }
+
+    /// What the first of the sources holds in the place of the stretch, as a link gives it out: what is applied, after the same
+    /// chain. If that is no help, the next one is asked.
+    pub(super) fn repair_from(&mut self, at: At, mut sources: VecDeque<NodeId>, stretch: Box<Stretch>) {
+        let Some(source) = sources.pop_front() else { return };
         let Stretch { shard, first, last, before, .. } = *stretch;
-        if !self.network.is_connected(at.node, source.node) || self.is_placed_elsewhere(source, shard) {
-            return;
-        }
-        let Some(process) = self.process(source) else { return };
-        let applied = process.hosts.get(&shard).map_or(Seq::ZERO, |host| host.replica.marks().applied);
-        let chain = process.reader.chain_at(shard, first.prev());
-        let agrees = matches!(chain, Ok(Some(chain)) if chain == before);
-        let proven = if applied < last || !agrees { None } else { prove(process, stretch) };
+        let is_connected = self.network.is_connected(at.node, source);
+        let process = self.here(source).filter(|_| is_connected).and_then(|source| self.process(source));
+        let proven = process.and_then(|process| {
+            let applied = process.hosts.get(&shard).map_or(Seq::ZERO, |host| host.replica.marks().applied);
+            let chain = process.reader.chain_at(shard, first.prev());
+            let agrees = matches!(chain, Ok(Some(chain)) if chain == before);
+            if applied < last || !agrees { None } else { prove(process, &stretch) }
+        });
         let Some(proven) = proven else {
             self.met.met("repair: the source cannot help");
-            let what = format_args!(
-                "{} cannot help with {first} to {last} of {shard}: applied {applied}, {chain:?}",
-                source.node
-            );
-            return self.trace.line(self.now, what);
+            let what = format_args!("{source} cannot help with {first} to {last} of {shard}");
+            self.trace.line(self.now, what);
+            return self.ask_for_repair(at, sources, stretch);
         };
         let Some(process) = self.process(at) else { return };
         process.queue.repair(shard, proven);

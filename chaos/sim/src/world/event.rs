@@ -1,10 +1,12 @@
 //! All that can happen in a history, on one screen.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use meridian_metadata::driver;
-use meridian_mirror::{FeedEffect, FeedInput, LinkEffect};
+use meridian_mirror::{FeedEffect, FeedInput, LinkEffect, RefusedReason};
 use meridian_shard::{Ack, Message, Publish, Reject, RequestId, Stretch};
-use meridian_types::{Boot, LeaderEpoch, NodeId, ShardId};
+use meridian_types::{Boot, LeaderEpoch, NodeId, Seq, ShardId};
 
 use crate::queue::Synced;
 
@@ -29,6 +31,7 @@ pub enum Packet {
 #[derive(Clone, Debug)]
 pub enum Reply {
     Feed(FeedEffect),
+    Refused { shard: ShardId, reason: RefusedReason, last: Seq, message: String, holders: Vec<NodeId> },
     Pong,
 }
 
@@ -56,6 +59,7 @@ pub enum Event {
     Restore(usize),
     LinkTick(At),
     LinkConnect(At, usize),
+    LinkLeg(At, usize, NodeId, u64),
     LinkConnected(u64),
     LinkRequest(u64, Box<LinkEffect>),
     LinkReply(u64, Box<Reply>),
@@ -65,7 +69,7 @@ pub enum Event {
     Mark(At, ShardId),
     Begun { at: At, shard: ShardId, upto: Option<usize> },
     Repair(At),
-    RepairFrom { at: At, source: At, stretch: Box<Stretch> },
+    RepairFrom(At, VecDeque<NodeId>, Box<Stretch>),
     Said { from: NodeId, to: At, shard: ShardId, message: Box<Message> },
     Operation,
     Publish { node: NodeId, client: usize, ticket: u64, publish: Box<Publish> },
@@ -90,11 +94,12 @@ impl Event {
             | Self::ConfirmEnds(at, ..)
             | Self::LinkTick(at)
             | Self::LinkConnect(at, _)
+            | Self::LinkLeg(at, ..)
             | Self::ShowCopy(at, _)
             | Self::Mark(at, _)
             | Self::Begun { at, .. }
             | Self::Repair(at)
-            | Self::RepairFrom { at, .. }
+            | Self::RepairFrom(at, ..)
             | Self::Said { to: at, .. }
             | Self::Packet { to: at, .. }
             | Self::Connected { node: at, .. } => Some(at.node),

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use meridian_mirror::{LinkConfig, LinkEffect, LinkInput, RefusedReason, copy_state};
+use meridian_mirror::{
+    FeedEffect, LegId, LegsEffect, LegsInput, LinkConfig, LinkEffect, LinkInput, RefusedReason, copy_state,
+};
 use meridian_shard::{Home, Input, Progress};
 use meridian_types::{NodeId, Origin, ShardId};
 
@@ -15,6 +17,8 @@ use crate::node::Session;
 pub struct Connection {
     pub sink: At,
     pub source: At,
+    /// Which of the link's it is.
+    pub leg: LegId,
     /// When the last message of each direction arrives: it keeps their order.
     pub arrivals: [u64; 2],
 }
@@ -29,7 +33,7 @@ impl World {
         let Some(process) = self.process(at) else { return };
         let regions: Vec<usize> = process.links.keys().copied().collect();
         for region in regions {
-            self.link(at, region, LinkInput::Tick);
+            self.link(at, region, LegsInput::Tick);
         }
         self.after(100_000, Event::LinkTick(at));
     }
@@ -38,7 +42,7 @@ impl World {
         let ids: Vec<NodeId> =
             self.nodes.values().filter(|node| node.region == region).map(|node| node.id).collect();
         let Some(link) = self.process(at).and_then(|process| process.links.get_mut(&region)) else { return };
-        if link.connection.is_some() {
+        if link.ways.contains_key(&LegId::Main) {
             return;
         }
         let Some(source) = ids.get(link.attempts as usize % ids.len().max(1)).copied() else {
@@ -46,15 +50,34 @@ impl World {
             return self.after(200_000, Event::LinkConnect(at, region));
         };
         link.attempts = link.attempts.wrapping_add(1);
-        let open = self.network.is_connected(at.node, source);
-        let Some(there) = self.here(source).filter(|_| open) else {
+        if !self.connect_leg(at, region, LegId::Main, source) {
             let delay = 50_000 + self.some(400_000);
-            return self.after(delay, Event::LinkConnect(at, region));
-        };
+            self.after(delay, Event::LinkConnect(at, region));
+        }
+    }
+
+    /// An attempt at one more leg comes to something, or to nothing.
+    pub(super) fn open_leg(&mut self, at: At, region: usize, node: NodeId, attempt: u64) {
+        let Some(link) = self.process(at).and_then(|process| process.links.get_mut(&region)) else { return };
+        if link.opening.get(&node) != Some(&attempt) {
+            return;
+        }
+        link.opening.remove(&node);
+        if self.connect_leg(at, region, LegId::To(node), node) {
+            self.met.met("link: one more leg");
+        } else {
+            self.link(at, region, LegsInput::Lost(LegId::To(node)));
+        }
+    }
+
+    /// Whether the source can be reached.
+    fn connect_leg(&mut self, at: At, region: usize, leg: LegId, source: NodeId) -> bool {
+        let open = self.network.is_connected(at.node, source);
+        let Some(there) = self.here(source).filter(|_| open) else { return false };
         let connection = self.number();
         let to_region = Self::region_of(at.node);
         if let Some(link) = self.process(at).and_then(|process| process.links.get_mut(&region)) {
-            link.connection = Some((connection, source));
+            link.ways.insert(leg, connection);
         }
         if let Some(process) = self.process(there) {
             process.sessions.insert(
@@ -62,34 +85,51 @@ impl World {
                 Session { feed: meridian_mirror::Feed::default(), to: at.node, to_region },
             );
         }
-        self.connections.insert(connection, Connection { sink: at, source: there, arrivals: [0, 0] });
+        self.connections.insert(connection, Connection { sink: at, source: there, leg, arrivals: [0, 0] });
         self.met.met("link: connected");
         let delay = 500 + self.some(self.swarm.wan);
         self.after(delay, Event::LinkConnected(connection));
         self.after(delay, Event::SessionTick(connection, 1));
+        true
     }
 
     pub(super) fn link_connected(&mut self, connection: u64) {
-        let Some(sink) =
-            self.connections.get(&connection).map(|it| (it.sink, Self::region_of(it.source.node)))
-        else {
-            return;
-        };
-        self.trace
-            .line(self.now, format_args!("a link of {} to region {} is connected", sink.0.node, sink.1));
-        self.link(sink.0, sink.1, LinkInput::Connected);
+        let Some(it) = self.connections.get(&connection) else { return };
+        let (sink, source, leg) = (it.sink, it.source.node, it.leg);
+        let region = Self::region_of(source);
+        let what = format_args!("a link of {} to region {region} is connected to {source}", sink.node);
+        self.trace.line(self.now, what);
+        self.link(sink, region, LegsInput::Connected(leg));
     }
 
     /// A step of a link's core, and its effects.
-    pub(super) fn link(&mut self, at: At, region: usize, input: LinkInput) {
+    pub(super) fn link(&mut self, at: At, region: usize, input: LegsInput) {
         let now = self.clock(at.node);
         let Some(link) = self.process(at).and_then(|process| process.links.get_mut(&region)) else { return };
-        let connection = link.connection.map(|(connection, _)| connection);
         let mut effects = Vec::new();
-        let name = names::link_input(&input);
-        link.core.step(input, now, &mut effects);
+        let name = names::legs_input(&input);
+        link.legs.step(input, now, &mut effects);
         self.met.met(name);
+        let mut given_up = None;
         for effect in effects {
+            let (leg, effect) = match effect {
+                LegsEffect::On(leg, effect) => (leg, effect),
+                LegsEffect::Open(node, within) => {
+                    let attempt = self.number();
+                    if let Some(link) = self.process(at).and_then(|process| process.links.get_mut(&region)) {
+                        link.opening.insert(node, attempt);
+                    }
+                    let delay = self.some(within.as_micros() as u64) + self.some(50_000);
+                    self.after(delay, Event::LinkLeg(at, region, node, attempt));
+                    continue;
+                }
+                LegsEffect::Close(node) => {
+                    self.close_leg(at, region, node);
+                    continue;
+                }
+            };
+            let link = self.process(at).and_then(|process| process.links.get(&region));
+            let connection = link.and_then(|link| link.ways.get(&leg)).copied();
             match effect {
                 LinkEffect::Append(shard, epoch, frames) => {
                     self.met.met("link: Append");
@@ -103,10 +143,7 @@ impl World {
                 }
                 LinkEffect::Reconnect => {
                     self.met.met("link: Reconnect");
-                    if let Some(connection) = connection {
-                        self.end_link(connection);
-                    }
-                    return;
+                    given_up = connection;
                 }
                 request => {
                     self.met.met(names::request(&request));
@@ -122,6 +159,25 @@ impl World {
                 }
             }
         }
+        if let Some(connection) = given_up {
+            self.end_link(connection);
+        }
+    }
+
+    /// The link has given it up itself.
+    fn close_leg(&mut self, at: At, region: usize, node: NodeId) {
+        let Some(link) = self.process(at).and_then(|process| process.links.get_mut(&region)) else { return };
+        link.opening.remove(&node);
+        let Some(connection) = link.ways.remove(&LegId::To(node)) else { return };
+        self.forget_connection(connection);
+    }
+
+    fn forget_connection(&mut self, connection: u64) -> Option<Connection> {
+        let it = self.connections.remove(&connection)?;
+        if let Some(process) = self.process(it.source) {
+            process.sessions.remove(&connection);
+        }
+        Some(it)
     }
 
     /// `way` 0: to the source; 1: to the copy.
@@ -145,13 +201,11 @@ impl World {
     }
 
     pub(super) fn link_reply(&mut self, connection: u64, reply: Reply) {
-        use meridian_mirror::FeedEffect;
         let Some(it) = self.connections.get(&connection) else { return };
-        let (at, source) = (it.sink, it.source.node);
+        let (at, source, leg) = (it.sink, it.source.node, it.leg);
         let region = Self::region_of(source);
-        let believed =
-            self.process(at).and_then(|process| process.links.get(&region)).and_then(|link| link.connection);
-        if believed.map(|(number, _)| number) != Some(connection) {
+        let link = self.process(at).and_then(|process| process.links.get(&region));
+        if link.and_then(|link| link.ways.get(&leg)) != Some(&connection) {
             return;
         }
         let input = match reply {
@@ -159,7 +213,7 @@ impl World {
             Reply::Feed(FeedEffect::Push { shard, frames }) => LinkInput::Frames { shard, frames },
             Reply::Feed(FeedEffect::Withdrawn(bytes)) => LinkInput::Withdrawn(bytes),
             Reply::Feed(FeedEffect::Mark(shard, mark)) => LinkInput::Mark(shard, mark),
-            Reply::Feed(FeedEffect::Refuse { shard, reason, last, message }) => {
+            Reply::Refused { shard, reason, last, message, holders } => {
                 let flipped = self.nodes.get(&source).is_some_and(|node| node.flipped);
                 let is_fault = match reason {
                     RefusedReason::ChainDiffers | RefusedReason::OriginShorter => true,
@@ -173,25 +227,25 @@ impl World {
                     );
                     self.judge(Law::NoFault, Err(what));
                 }
-                LinkInput::Refused { shard, reason, last, message }
+                let refused = LegsInput::Refused { leg, shard, reason, last, message, holders };
+                return self.link(at, region, refused);
             }
             Reply::Feed(_) => return,
         };
-        self.link(at, region, input);
+        self.link(at, region, LegsInput::Heard(leg, input));
     }
 
     /// A link's connection ends; the copy's end learns of it and connects anew.
     pub(super) fn end_link(&mut self, connection: u64) {
-        let Some(it) = self.connections.remove(&connection) else { return };
-        if let Some(process) = self.process(it.source) {
-            process.sessions.remove(&connection);
-        }
+        let Some(it) = self.forget_connection(connection) else { return };
         let region = Self::region_of(it.source.node);
         if let Some(link) = self.process(it.sink).and_then(|process| process.links.get_mut(&region)) {
-            link.connection = None;
-            self.link(it.sink, region, LinkInput::Disconnected);
-            let delay = 20_000 + self.some(300_000);
-            self.after(delay, Event::LinkConnect(it.sink, region));
+            link.ways.remove(&it.leg);
+            self.link(it.sink, region, LegsInput::Lost(it.leg));
+            if it.leg == LegId::Main {
+                let delay = 20_000 + self.some(300_000);
+                self.after(delay, Event::LinkConnect(it.sink, region));
+            }
         }
     }
 
@@ -250,7 +304,7 @@ impl World {
                     at.node, state.appended, state.leads
                 ),
             );
-            self.link(at, region, LinkInput::Copy(shard, state));
+            self.link(at, region, LegsInput::Copy(shard, state));
         }
     }
 }

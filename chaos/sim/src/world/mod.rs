@@ -294,6 +294,7 @@ impl World {
             Event::Restore(region) => self.restore(region),
             Event::LinkTick(at) => self.link_tick(at),
             Event::LinkConnect(at, region) => self.link_connect(at, region),
+            Event::LinkLeg(at, region, node, attempt) => self.open_leg(at, region, node, attempt),
             Event::LinkConnected(connection) => self.link_connected(connection),
             Event::LinkRequest(connection, request) => self.link_request(connection, *request),
             Event::LinkReply(connection, reply) => self.link_reply(connection, *reply),
@@ -303,7 +304,7 @@ impl World {
             Event::Mark(at, shard) => self.mark(at, shard),
             Event::Begun { at, shard, upto } => self.begun(at, shard, upto),
             Event::Repair(at) => self.look_for_repairs(at),
-            Event::RepairFrom { at, source, stretch } => self.repair_from(at, source, &stretch),
+            Event::RepairFrom(at, sources, stretch) => self.repair_from(at, sources, stretch),
             Event::Said { from, to, shard, message } => self.replica_says(from, to, shard, *message),
             Event::Operation => self.operation(),
             Event::Publish { node, client, ticket, publish } => {

@@ -3,7 +3,7 @@
 
 use meridian_metadata::driver;
 use meridian_metadata::placement::Change;
-use meridian_mirror::{FeedInput, LinkEffect, LinkInput, RefusedReason};
+use meridian_mirror::{FeedInput, LegsInput, LinkEffect, LinkInput, RefusedReason};
 use meridian_shard::{Effect, FenceAnswer, Home, Input, Message};
 
 use meridian_storage::{Damage, DamageKind};
@@ -45,24 +45,24 @@ pub fn replica_input(input: &Input) -> &'static str {
     }
 }
 
-pub fn link_input(input: &LinkInput) -> &'static str {
+pub fn legs_input(input: &LegsInput) -> &'static str {
     match input {
-        LinkInput::Connected => "link takes Connected",
-        LinkInput::Disconnected => "link takes Disconnected",
-        LinkInput::Copy(..) => "link takes Copy",
-        LinkInput::Frames { .. } => "link takes Frames",
-        LinkInput::Mark(..) => "link takes Mark",
-        LinkInput::Refused { reason, .. } => match reason {
+        LegsInput::Connected(_) => "link takes Connected",
+        LegsInput::Lost(_) => "link takes Lost",
+        LegsInput::Copy(..) => "link takes Copy",
+        LegsInput::Heard(_, LinkInput::Frames { .. }) => "link takes Frames",
+        LegsInput::Heard(_, LinkInput::Mark(..)) => "link takes Mark",
+        LegsInput::Heard(_, LinkInput::Withdrawn(_)) => "link takes Withdrawn",
+        LegsInput::Heard(_, LinkInput::Pong(_)) => "link takes Pong",
+        LegsInput::Refused { reason, .. } => match reason {
             RefusedReason::Behind => "link takes Refused: behind",
             RefusedReason::UnknownShard => "link takes Refused: unknown shard",
             RefusedReason::ChainDiffers => "link takes Refused: chain differs",
             RefusedReason::OriginShorter => "link takes Refused: origin shorter",
             RefusedReason::Damaged => "link takes Refused: damaged",
         },
-        LinkInput::Allot(_) => "link takes Allot",
-        LinkInput::Withdrawn(_) => "link takes Withdrawn",
-        LinkInput::Pong(_) => "link takes Pong",
-        LinkInput::Tick => "link takes Tick",
+        LegsInput::Tick => "link takes Tick",
+        LegsInput::Heard(..) | LegsInput::Retire(_) => "link takes other",
     }
 }
 

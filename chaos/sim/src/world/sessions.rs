@@ -58,6 +58,14 @@ impl World {
         row.is_some_and(|row| !row.is_voter(at.node) && row.learner != Some(at.node))
     }
 
+    /// As `region.rs::holders`, without a look at who was heard of.
+    fn holders(&self, id: NodeId, shard: ShardId) -> Vec<NodeId> {
+        let row = self.nodes.get(&id).and_then(|node| node.placement.shard(shard));
+        let mut holders = row.map(|row| row.voters()).unwrap_or_default();
+        holders.retain(|holder| *holder != id && self.nodes.contains_key(holder));
+        holders
+    }
+
     /// As `server.rs::confirm`.
     fn confirm(&mut self, at: At, shard: ShardId, waiting: Waiting) {
         let Some(process) = self.process(at) else { return };
@@ -146,7 +154,14 @@ impl World {
                         let verdict = committed_leaves::leave(&self.laws.truth, at.node, &name, frames);
                         self.judge(Law::OnlyCommittedLeaves, verdict);
                     }
-                    self.send_on_link(connection, 1, Ok(Reply::Feed(reply)));
+                    let reply = match reply {
+                        FeedEffect::Refuse { shard, reason, last, message } => {
+                            let holders = self.holders(at.node, shard);
+                            Reply::Refused { shard, reason, last, message, holders }
+                        }
+                        reply => Reply::Feed(reply),
+                    };
+                    self.send_on_link(connection, 1, Ok(reply));
                 }
             }
         }

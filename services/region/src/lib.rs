@@ -17,10 +17,12 @@ mod region;
 mod restoring;
 mod server;
 mod way;
+mod wishes;
 
 pub use agent::{Agent, Shards};
 pub use holders::Holders;
 pub use nodes::keep_nodes;
-pub use region::{Region, RegionConfig, Route, WishError};
+pub use region::{Region, RegionConfig, Route};
 pub use restoring::{answers, keep_restored};
 pub use server::RegionServer;
+pub use wishes::WishError;

@@ -5,11 +5,11 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use meridian_metadata::catalog::has_recovered;
-use meridian_metadata::placement::{Change, Command, Placement, reply_from_bytes};
-use meridian_metadata::{GroupHandle, ProposeError, Standing};
+use meridian_metadata::placement::Placement;
+use meridian_metadata::{GroupHandle, Standing};
 use meridian_mirror::{Dialer, DurableBoard, DurableMark, Identity, Neighbours, PeerHello, Vetting};
 use meridian_shard::{Ack, Message, Peers, Publish, PublishError, Reject, ShardHandle, ShardHost};
-use meridian_types::{LeaderEpoch, NodeId, RegionName, Seq, ShardId};
+use meridian_types::{LeaderEpoch, NodeId, Origin, RegionName, Seq, ShardId};
 use meridian_wire::{ApiError, v1};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,8 +24,6 @@ use crate::way::{Maker, Way, WayEvent};
 
 /// A node is sent no publishes once it has missed so many heartbeats: it may stand still, and so would they.
 const MISSED_BEATS: u32 = 4;
-/// How long an operator waits for the placement group.
-const WISH_WITHIN: Duration = Duration::from_secs(10);
 
 /// How a region's nodes treat each other.
 #[derive(Clone, Debug)]
@@ -79,17 +77,6 @@ pub(crate) struct Inner {
 struct Heard {
     at: Instant,
     full: bool,
-}
-
-/// Why an operator's wish is not fulfilled. Nothing was changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WishError {
-    /// The state, or a node's, stands against it.
-    #[error("{0}")]
-    Refused(String),
-    /// The placement group did not answer.
-    #[error(transparent)]
-    Group(#[from] ProposeError),
 }
 
 impl Region {
@@ -271,39 +258,6 @@ impl Region {
         self.0.placement.changed()
     }
 
-    /// Fulfils an operator's wish.
-    ///
-    /// # Errors
-    /// [`WishError`] says what stands against it.
-    pub async fn wish(&self, change: Change) -> Result<(), WishError> {
-        if let Change::Move { to, shard, .. } = change {
-            if self.0.placement.state().node(to).is_some() && !self.is_live(to) {
-                let why = format!("node {to} is not heard; start it, or choose another for shard {shard}");
-                return Err(WishError::Refused(why));
-            }
-            if self.0.heard.read().get(&to).is_some_and(|heard| heard.full) {
-                return Err(WishError::Refused(format!(
-                    "the disk of node {to} is at its reserve; make room there, or choose another for shard {shard}"
-                )));
-            }
-        }
-        self.wish_all(vec![change]).await
-    }
-
-    /// Fulfils several wishes, with nothing in between.
-    ///
-    /// # Errors
-    /// [`WishError`] says what stands against the first that is refused.
-    pub async fn wish_all(&self, changes: Vec<Change>) -> Result<(), WishError> {
-        let command = Command { changes }.to_bytes();
-        let reply = self.0.placement.propose_bytes(command, WISH_WITHIN).await?;
-        let outcomes = reply_from_bytes(&reply).map_err(ProposeError::from)?;
-        match outcomes.into_iter().find_map(Result::err) {
-            Some(refusal) => Err(WishError::Refused(refusal.to_string())),
-            None => Ok(()),
-        }
-    }
-
     /// Who votes in the placement group and who leads it, as this node's Raft knows it, committed or not; none: it is stopped.
     pub async fn standing(&self) -> Option<Standing> {
         self.0.placement.standing_of(self.0.me.node, Duration::ZERO).await
@@ -332,6 +286,16 @@ impl Inner {
         for way in self.ways.read().values() {
             way.say(word.clone());
         }
+    }
+
+    /// What this region writes as; none before its shards are open.
+    pub fn home(&self) -> Option<Origin> {
+        Some(self.host.get()?.home())
+    }
+
+    /// Whether a node has said that its disk is at its reserve.
+    pub fn is_full(&self, node: NodeId) -> bool {
+        self.heard.read().get(&node).is_some_and(|heard| heard.full)
     }
 
     /// A node says that it is there.

@@ -46,8 +46,9 @@ impl Driver {
         self.liveness.heard(heartbeat, at);
     }
 
-    /// Who is alive, for [`super::check_move`].
-    pub fn liveness(&self) -> &Liveness {
+    /// Who is alive.
+    #[cfg(test)]
+    pub(super) fn liveness(&self) -> &Liveness {
         &self.liveness
     }
 

@@ -6,7 +6,6 @@
 //! What it proposes is checked by the machine, in the order of the group's log. That the elected has every committed frame
 //! rests on `election.rs` alone.
 
-mod check;
 mod config;
 mod core;
 mod effect;
@@ -20,7 +19,6 @@ mod repair;
 mod tests;
 mod watch;
 
-pub use check::check_move;
 pub use config::Config;
 pub use core::Driver;
 pub use effect::{Effect, Election};

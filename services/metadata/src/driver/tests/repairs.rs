@@ -1,7 +1,6 @@
 //! Sets: rows that are made, replicas that are replaced, moved, and never given up too early.
 
 use super::*;
-use crate::placement::RefusalCode;
 
 const GRACE: u64 = 300_000;
 
@@ -256,25 +255,6 @@ fn only_some_shards_change_at_a_time() {
     bench.run(3_000, &[1, 2, 3, 4]);
     let changing = bench.state.shards().filter(|(_, row)| row.learner.is_some()).count();
     assert_eq!(changing, 8);
-}
-
-#[test]
-fn an_operators_move_is_checked_against_who_is_there() {
-    let mut bench = Bench::led(6, &[1, 2, 3], 1);
-    bench.full = vec![5];
-    bench.run(2_000, &[1, 2, 3, 4, 5]);
-    let check = |bench: &Bench, to| {
-        let liveness = bench.driver.liveness();
-        let now = Timestamp(bench.now);
-        check_move(&bench.state, liveness, shard(0), NodeId(1), NodeId(to), now).map_err(|e| e.code)
-    };
-    assert_eq!(check(&bench, 4), Ok(()));
-    assert_eq!(check(&bench, 5), Err(RefusalCode::NodeFull));
-    assert_eq!(check(&bench, 6), Err(RefusalCode::NodeDead));
-    assert_eq!(check(&bench, 7), Err(RefusalCode::NodeNotFound));
-    bench.change(Change::Move { shard: shard(0), from: NodeId(1), to: NodeId(4) });
-    assert_eq!(check(&bench, 4), Ok(()), "the same again");
-    assert_eq!(check(&bench, 2), Err(RefusalCode::AlreadyMember));
 }
 
 #[test]

@@ -41,7 +41,9 @@ pub enum FeedInput {
         shard: ShardId,
         /// The first wanted.
         from: Seq,
-        /// Of the frame before it.
+        /// The last wanted; none: whatever comes, for ever.
+        through: Option<Seq>,
+        /// Of the frame before the first.
         chain_before: Chain,
         /// How far the source holds it; none: it has no such shard.
         mark: Option<SourceMark>,
@@ -132,11 +134,19 @@ pub enum FeedEffect {
 struct Wanted {
     turn: u64,
     next: Seq,
+    through: Option<Seq>,
     /// Set while the chain is being looked up.
     chain_before: Option<Chain>,
     mark: SourceMark,
     /// The mark that the copy was told last.
     told: Seq,
+}
+
+impl Wanted {
+    /// The last frame that may be pushed now.
+    fn end(&self) -> Seq {
+        self.through.map_or(self.mark.seq, |through| through.min(self.mark.seq))
+    }
 }
 
 /// The source's end of one link. See the module.
@@ -165,8 +175,8 @@ impl Feed {
     /// Takes one input and appends what is to be done.
     pub fn step(&mut self, input: FeedInput, out: &mut Vec<FeedEffect>) {
         match input {
-            FeedInput::Fetch { shard, from, chain_before, mark } => {
-                self.fetch(shard, from, chain_before, mark, out);
+            FeedInput::Fetch { shard, from, through, chain_before, mark } => {
+                self.fetch(shard, (from, through), chain_before, mark, out);
             }
             FeedInput::Stop(shard) => {
                 self.wanted.remove(&shard);
@@ -227,7 +237,7 @@ impl Feed {
     fn fetch(
         &mut self,
         shard: ShardId,
-        from: Seq,
+        (from, through): (Seq, Option<Seq>),
         chain_before: Chain,
         mark: Option<SourceMark>,
         out: &mut Vec<FeedEffect>,
@@ -253,7 +263,7 @@ impl Feed {
         let turn = self.turn;
         self.wanted.insert(
             shard,
-            Wanted { turn, next: from, chain_before: Some(chain_before), mark, told: mark.seq },
+            Wanted { turn, next: from, through, chain_before: Some(chain_before), mark, told: mark.seq },
         );
         out.push(FeedEffect::LookUp { shard, turn, seq: held });
     }
@@ -292,7 +302,7 @@ impl Feed {
         out: &mut Vec<FeedEffect>,
     ) {
         let Some(wanted) = self.wanted.get_mut(&shard).filter(|wanted| wanted.turn == turn) else { return };
-        let (expected, mark) = (wanted.next, wanted.mark);
+        let (expected, mark, end) = (wanted.next, wanted.mark, wanted.end());
         let contiguous = |frames: &[Frame]| {
             frames
                 .iter()
@@ -301,7 +311,7 @@ impl Feed {
         };
         // What was applied since the mark was told may come with the rest: it waits for its mark.
         let frames = frames.map(|mut frames| {
-            frames.retain(|frame| frame.header.seq <= mark.seq);
+            frames.retain(|frame| frame.header.seq <= end);
             frames
         });
         match frames {
@@ -337,7 +347,7 @@ impl Feed {
     /// The next shard that has something to read, in turn: of those that are live, or of those that are not.
     fn next_in_turn(&self, live: bool) -> Option<ShardId> {
         let last = self.last_read[usize::from(live)];
-        let ready = |wanted: &Wanted| wanted.chain_before.is_none() && wanted.next <= wanted.mark.seq;
+        let ready = |wanted: &Wanted| wanted.chain_before.is_none() && wanted.next <= wanted.end();
         let is_live = |wanted: &Wanted| wanted.mark.seq.0 - wanted.next.0 < LIVE_WITHIN;
         let after = self.wanted.iter().filter(|(shard, _)| Some(**shard) > last);
         let before = self.wanted.iter().filter(|(shard, _)| Some(**shard) <= last);

@@ -66,7 +66,7 @@ impl Rig {
 
     fn fetch(&mut self, shard: ShardId, from: u64, mark: SourceMark) -> Vec<FeedEffect> {
         let chain_before = self.logs.get(&shard).map_or(Chain::GENESIS, |log| chain_at(log, from - 1));
-        self.step(FeedInput::Fetch { shard, from: Seq(from), chain_before, mark: Some(mark) })
+        self.step(FeedInput::Fetch { shard, from: Seq(from), through: None, chain_before, mark: Some(mark) })
     }
 }
 
@@ -131,7 +131,8 @@ fn a_source_that_differs_refuses_and_reads_nothing() {
     let mut rig = Rig::with([(a, log(a, 1, 5, 10))]);
     rig.step(FeedInput::Credit(PLENTY));
     let theirs = chain_at(&log(a, 2, 5, 10), 3);
-    let fetch = FeedInput::Fetch { shard: a, from: Seq(4), chain_before: theirs, mark: Some(mark(5)) };
+    let fetch =
+        FeedInput::Fetch { shard: a, from: Seq(4), through: None, chain_before: theirs, mark: Some(mark(5)) };
     let out = rig.step(fetch);
     assert_eq!(refused(&out), [(a, RefusedReason::ChainDiffers)]);
     assert!(pushed(&out).is_empty());
@@ -150,7 +151,13 @@ fn a_copy_that_holds_more_is_told_whether_that_can_be() {
     let leader = SourceMark { is_origin_leader: true, ..mark(5) };
     assert_eq!(refused(&rig.fetch(a, 7, leader)), [(a, RefusedReason::OriginShorter)]);
     assert!(refused(&rig.fetch(a, 6, leader)).is_empty(), "as much as the leader has is right");
-    let fetch = FeedInput::Fetch { shard: shard(9), from: Seq(1), chain_before: Chain::GENESIS, mark: None };
+    let fetch = FeedInput::Fetch {
+        shard: shard(9),
+        from: Seq(1),
+        through: None,
+        chain_before: Chain::GENESIS,
+        mark: None,
+    };
     assert_eq!(refused(&rig.step(fetch)), [(shard(9), RefusedReason::UnknownShard)]);
 }
 

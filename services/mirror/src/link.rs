@@ -546,12 +546,20 @@ impl LinkCore {
         })
     }
 
-    fn frames(&mut self, shard: ShardId, frames: Vec<Frame>, now: Timestamp, out: &mut Vec<LinkEffect>) {
-        let bytes: u64 = frames.iter().map(|frame| frame.encoded_len() as u64).sum();
+    fn frames(&mut self, shard: ShardId, mut frames: Vec<Frame>, now: Timestamp, out: &mut Vec<LinkEffect>) {
+        let mut bytes = bytes_of(&frames);
         let Some(mirrored) = self.shards.get_mut(&shard) else {
             self.credit.freed(bytes);
             return;
         };
+        if let Fetching::Asked { next, .. } = mirrored.fetching {
+            // What an earlier question brought was on its way when it was asked again.
+            let known = frames.iter().take_while(|frame| frame.header.seq < next).count();
+            let known =
+                if known < frames.len() { bytes_of(&frames.drain(..known).collect::<Vec<_>>()) } else { 0 };
+            self.credit.freed(known);
+            bytes -= known;
+        }
         let (first, last) = match (frames.first(), frames.last()) {
             (Some(first), Some(last)) => (first.header.seq, last.header.seq),
             _ => return,
@@ -728,6 +736,10 @@ impl LinkCore {
         };
         status
     }
+}
+
+fn bytes_of(frames: &[Frame]) -> u64 {
+    frames.iter().map(|frame| frame.encoded_len() as u64).sum()
 }
 
 #[cfg(test)]

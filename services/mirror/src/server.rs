@@ -218,7 +218,13 @@ impl Session {
                 if let Some(handle) = &handle {
                     self.follow(handle.clone());
                 }
-                let fetch = move |mark| FeedInput::Fetch { shard, from, chain_before: Chain(chain), mark };
+                let fetch = move |mark| FeedInput::Fetch {
+                    shard,
+                    from,
+                    through: None,
+                    chain_before: Chain(chain),
+                    mark,
+                };
                 match (handle, mark) {
                     (Some(handle), Some(mark)) if mark.is_origin_leader && from.prev() > mark.seq => {
                         self.confirm(handle, mark, from.prev(), fetch);
@@ -261,12 +267,10 @@ impl Session {
         handle: Option<ShardHandle>,
     ) {
         self.unfollow(shard);
-        let mark = handle.map(|handle| mark_of(&handle, &self.host)).map(|mark| SourceMark {
-            seq: mark.seq.min(*frames.end()),
-            is_origin_leader: false,
-            ..mark
-        });
-        self.step(FeedInput::Fetch { shard, from: *frames.start(), chain_before, mark });
+        let mark = handle.map(|handle| mark_of(&handle, &self.host));
+        let mark = mark.map(|mark| SourceMark { is_origin_leader: false, ..mark });
+        let (from, through) = (*frames.start(), Some(*frames.end()));
+        self.step(FeedInput::Fetch { shard, from, through, chain_before, mark });
     }
 
     /// A copy holds more than this leader, which is grave if it is true: so a majority is asked first whether it still

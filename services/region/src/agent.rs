@@ -217,7 +217,8 @@ impl Agent {
                 {
                     caught_up = Some(learner);
                 }
-                leads.push(Led { shard: handle.id, epoch, settled: progress.settled, caught_up });
+                let (shard, settled, durable) = (handle.id, progress.settled, progress.durable);
+                leads.push(Led { shard, epoch, settled, durable, caught_up });
             }
         }
         Heartbeat { node, boot, full, leads }

@@ -110,6 +110,7 @@ pub(crate) fn heartbeat_to_wire(heartbeat: &Heartbeat) -> v1::NodeHeartbeat {
                 epoch: led.epoch.0,
                 settled: led.settled,
                 caught_up: led.caught_up.map(|node| node.0),
+                durable: led.durable.0,
             })
             .collect(),
     }
@@ -122,6 +123,7 @@ pub(crate) fn heartbeat_from_wire(heartbeat: &v1::NodeHeartbeat) -> Result<Heart
             epoch: LeaderEpoch(led.epoch),
             settled: led.settled,
             caught_up: led.caught_up.map(NodeId),
+            durable: Seq(led.durable),
         })
     };
     Ok(Heartbeat {

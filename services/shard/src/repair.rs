@@ -173,7 +173,8 @@ impl Reader {
         let mut proof = Proof::of(stretch.clone());
         for seq in (first.0..=last.0).map(Seq) {
             let Ok(Some(place)) = self.index().place(shard, seq) else { return false };
-            let Ok(frame) = self.volume().read_expecting(place, shard, seq) else { return false };
+            // What the kernel remembers tells nothing of the disk.
+            let Ok(frame) = self.volume().read_expecting_uncached(place, shard, seq) else { return false };
             if proof.take(frame).is_err() {
                 return false;
             }

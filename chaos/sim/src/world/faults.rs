@@ -232,8 +232,8 @@ impl World {
 
     fn operate(&mut self, kind: Kind, region: usize, one: NodeId) -> bool {
         let group = self.current[region];
-        if self.lost.contains_key(&region) || self.groups[group].origin.incarnation.0 > 1 {
-            // What a survivor alone has is to get out first: see ../FINDINGS.md.
+        if self.lost.contains_key(&region) || self.past.unheard.contains(&region) {
+            // What nobody knows of may be left out of a set: see ../FINDINGS.md.
             return false;
         }
         match kind {
@@ -302,6 +302,10 @@ impl World {
         let rows: Vec<_> = view.placement.shards().map(|(shard, row)| (shard, row.members.clone())).collect();
         let ids: Vec<NodeId> = view.placement.nodes().map(|(id, _)| id).collect();
         let Some((shard, members)) = self.pick(&rows) else { return false };
+        if shard.origin.is_past(self.groups[group].origin) {
+            // As `region/wishes.rs` refuses it.
+            return false;
+        }
         let free: Vec<NodeId> = ids.into_iter().filter(|id| !members.contains(id)).collect();
         let (Some(from), Some(to)) = (self.pick(&members), self.pick(&free)) else { return false };
         self.met.met("operator: move");

@@ -338,8 +338,9 @@ impl World {
             let near = |node: NodeId| {
                 host.replica.flushed_by(node).is_some_and(|seq| Seq(seq.0 + 4) >= host.replica.end().seq)
             };
-            let settled = host.replica.is_settled();
-            leads.push(Led { shard: *shard, epoch, settled, caught_up: learner.filter(|node| near(*node)) });
+            let (settled, durable) = (host.replica.is_settled(), host.replica.durable());
+            let caught_up = learner.filter(|node| near(*node));
+            leads.push(Led { shard: *shard, epoch, settled, durable, caught_up });
         }
         let heartbeat = Heartbeat { node: at.node, boot: process.boot, full: false, leads };
         // Whoever this process knows: a survivor may be another incarnation's by now.

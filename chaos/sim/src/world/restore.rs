@@ -22,6 +22,8 @@ pub struct Past {
     pub through: BTreeMap<ShardId, Seq>,
     /// The frames that there were when the incarnation ended. No other is ever committed under it.
     pub made: BTreeMap<ShardId, BTreeSet<[u8; 16]>>,
+    /// Regions that were restored while one of theirs did not answer: what it holds nobody knows of.
+    pub unheard: BTreeSet<usize>,
 }
 
 impl World {
@@ -121,10 +123,14 @@ impl World {
         let survivors = self.nodes.values().filter(|node| node.region == region);
         let is_silent = |node: &Node| !node.is_up() || node.frozen_until > self.now;
         let count = survivors.clone().count() + self.lost.get(&region).map_or(0, Vec::len);
-        if count > self.swarm.replication[region] as usize && survivors.clone().any(is_silent) {
+        let any_is_silent = survivors.clone().any(is_silent);
+        if count > self.swarm.replication[region] as usize && any_is_silent {
             return self.after(300_000, Event::Restore(region));
         }
         let Some(lost) = self.lost.remove(&region) else { return };
+        if any_is_silent {
+            self.past.unheard.insert(region);
+        }
         let group = self.current[region];
         let before = self.groups[group].origin;
         let voters = self.groups[group].voters.clone();

@@ -30,7 +30,7 @@ impl World {
                 if mark.is_some_and(|mark| mark.is_origin_leader && from.prev() > mark.seq) {
                     return self.confirm(at, shard, Waiting::Confirm { connection, from, chain_before });
                 }
-                FeedInput::Fetch { shard, from, chain_before, mark }
+                FeedInput::Fetch { shard, from, through: None, chain_before, mark }
             }
             LinkEffect::Credit(bytes) => FeedInput::Credit(bytes),
             LinkEffect::Withdraw(bytes) => FeedInput::Withdraw(bytes),
@@ -86,7 +86,7 @@ impl World {
         if let Some(Waiting::Confirm { connection, from, chain_before }) = host.answers.remove(&request) {
             let is_origin_leader = committed.is_some_and(|committed| committed < from.prev());
             let mark = Some(SourceMark { is_origin_leader, ..mark });
-            self.session(connection, FeedInput::Fetch { shard, from, chain_before, mark });
+            self.session(connection, FeedInput::Fetch { shard, from, through: None, chain_before, mark });
         }
     }
 

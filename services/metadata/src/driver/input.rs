@@ -53,6 +53,8 @@ pub struct Led {
     pub epoch: LeaderEpoch,
     /// It has committed a frame in this epoch.
     pub settled: bool,
+    /// How far what it has applied is at a majority of its set.
+    pub durable: Seq,
     /// The learner that is within reach of the log's end.
     pub caught_up: Option<NodeId>,
 }

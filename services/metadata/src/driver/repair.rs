@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use meridian_types::{NodeId, ShardId, Timestamp};
+use meridian_types::{NodeId, Origin, ShardId, Timestamp};
 
 use super::core::Driver;
 use super::input::Led;
@@ -118,16 +118,9 @@ impl Driver {
     fn goal(&self, at: At<'_>, led: Led, plan: &mut Plan) -> Goal {
         let At { state, row, now, .. } = at;
         let active = state.nodes().filter(|(id, _)| state.is_active(*id)).count();
-        let mut target = state.replication().min(active).max(1);
-        if let Some(present) = self.present_of(at) {
-            if let Some(node) = self.wanted_beside(at, present) {
-                return Goal::Add(Some(node));
-            }
-            target = target.max(present.members.len());
-            if row.members.len() > target {
-                let too_many = self.superfluous_of_the_past(at, present);
-                return too_many.map_or(Goal::Nothing, Goal::Drop);
-            }
+        let target = state.replication().min(active).max(1);
+        if let Some(home) = self.config.home.filter(|home| at.shard.origin.is_past(*home)) {
+            return self.goal_of_the_past(at, home, led, target);
         }
         if row.members.len() > target {
             return Goal::Drop(self.superfluous(at, led, plan));
@@ -141,10 +134,17 @@ impl Driver {
         Goal::Nothing
     }
 
-    /// Of a shard of a past incarnation of this region, the one that is written now.
-    fn present_of<'a>(&self, at: At<'a>) -> Option<&'a ShardRow> {
-        let home = self.config.home.filter(|home| at.shard.origin.is_past(*home))?;
-        at.state.shard(ShardId { origin: home, ..at.shard })
+    /// The set of a shard of a past incarnation follows that of the one which is written now: who goes is replaced there first.
+    fn goal_of_the_past(&self, at: At<'_>, home: Origin, led: Led, target: usize) -> Goal {
+        let present = at.state.shard(ShardId { origin: home, ..at.shard });
+        let Some(present) = present else { return Goal::Nothing };
+        if let Some(node) = self.wanted_beside(at, present) {
+            return Goal::Add(Some(node));
+        }
+        if at.row.members.len() <= target.max(present.members.len()) {
+            return Goal::Nothing;
+        }
+        self.superfluous_of_the_past(at, present, led).map_or(Goal::Nothing, Goal::Drop)
     }
 
     /// A replica of the present shard that lacks one of the past one: whoever leads the present shard looks its producers up there, and
@@ -160,15 +160,18 @@ impl Driver {
         all.find(lacks)
     }
 
-    /// Who is dropped from a past shard's set that is too large: nobody who has the present one. One that is not heard may hold what
-    /// nobody else has, so it stays until it has been dead for long.
-    fn superfluous_of_the_past(&self, at: At<'_>, present: &ShardRow) -> Option<NodeId> {
-        let At { state, row, now, .. } = at;
+    /// Who is dropped from a past shard's set that is too large: nobody who has the present one, and nobody who is known to hold more
+    /// than a majority has now, unless an operator drains it and it is dead for long. What was committed by the incarnation that is over
+    /// may be on one node alone, whatever a majority of this set says.
+    fn superfluous_of_the_past(&self, at: At<'_>, present: &ShardRow, led: Led) -> Option<NodeId> {
+        let At { state, shard, row, now } = at;
+        let held = |node: &NodeId| self.config.holders.get(&shard).and_then(|held| held.get(node)).copied();
         let may_go = |node: &&NodeId| {
+            let is_dead = self.liveness.is_dead_for(**node, self.config.grace, now);
+            let is_copied = led.settled && held(node).is_none_or(|held| held <= led.durable);
+            let is_given_up = is_dead && !state.is_active(**node);
             !present.members.contains(node)
-                && (self.is_live(state, **node, now)
-                    || !state.is_active(**node)
-                    || self.liveness.is_dead_for(**node, self.config.grace, now))
+                && (is_given_up || (is_copied && (is_dead || self.is_live(state, **node, now))))
         };
         let leads = |node: &NodeId| row.elected.is_some_and(|elected| elected.node == *node);
         row.members.iter().filter(may_go).min_by_key(|node| leads(node)).copied()

@@ -145,7 +145,7 @@ impl World {
                 if let Some(session) = self.session(conn).filter(|_| holds) {
                     session.followed.insert(no);
                 }
-                self.feed(conn, FeedInput::Fetch { shard, from, chain_before, mark });
+                self.feed(conn, FeedInput::Fetch { shard, from, through: None, chain_before, mark });
                 self.advanced(no);
             }
             LinkEffect::Credit(bytes) => {

@@ -55,8 +55,9 @@ pub(super) struct Bench {
     pub fenced: Vec<(NodeId, ShardId, LeaderEpoch)>,
     pub told: Vec<(NodeId, Election)>,
     pub full: Vec<u32>,
-    /// What heartbeats say that a leader leads, beyond what was told: `settled`, `caught_up`.
+    /// What heartbeats say that a leader leads, beyond what was told: `settled`, `durable`, `caught_up`.
     pub settled: bool,
+    pub durable: u64,
     pub caught_up: Option<u32>,
     /// Nodes whose heartbeats do not show that they lead.
     pub idle: Vec<u32>,
@@ -75,6 +76,7 @@ impl Bench {
             told: Vec::new(),
             full: Vec::new(),
             settled: true,
+            durable: 0,
             caught_up: None,
             idle: Vec::new(),
             boots: (1..=nodes).map(|node| (node, 1)).collect(),
@@ -149,6 +151,7 @@ impl Bench {
                 shard,
                 epoch: leader.epoch,
                 settled: self.settled,
+                durable: Seq(self.durable),
                 caught_up: self.caught_up.map(NodeId),
             })
             .collect();

@@ -175,6 +175,58 @@ fn a_past_shard_comes_to_be_wherever_the_present_one_is() {
     }
 }
 
+/// A past shard on nodes 1 to 3, led by 2, of which node 1 held ten frames when the region was restored; the present one is on those.
+fn past(nodes: u32, present: &[u32]) -> Bench {
+    let mut bench = Bench::led(nodes, &[1, 2, 3], 2);
+    let home = Origin { incarnation: meridian_types::Incarnation(2), ..shard(0).origin };
+    let holders = [(shard(0), [(NodeId(1), Seq(10))].into())].into();
+    let config = Config { home: Some(home), holders, ..Config::default() };
+    bench.driver = Driver::new(config, Timestamp(0));
+    bench.change(Change::Create { shard: ShardId { origin: home, ..shard(0) }, members: ids(present) });
+    bench.beat_all();
+    bench
+}
+
+#[test]
+fn who_holds_most_of_a_past_shard_stays_until_a_majority_has_it() {
+    for (settled, durable, stays) in [(true, 9, true), (false, 10, true), (true, 10, false)] {
+        let mut bench = past(3, &[2, 3]);
+        bench.change(Change::SetReplication { replicas: 2 });
+        (bench.settled, bench.durable) = (settled, durable);
+        bench.run(3_000, &[1, 2, 3]);
+        let dropped = bench.proposed.iter().any(|change| matches!(change, Change::Change { .. }));
+        assert_eq!(dropped, !stays, "settled: {settled}, durable up to {durable}");
+    }
+}
+
+#[test]
+fn who_holds_most_of_a_past_shard_and_is_silent_is_given_up_only_by_an_operator() {
+    let mut bench = past(4, &[2, 3, 4]);
+    bench.durable = 9;
+    bench.settle(&[2, 3, 4]);
+    bench.run(GRACE, &[2, 3, 4]);
+    bench.settle(&[2, 3, 4]);
+    assert_eq!(bench.row().members, ids(&[1, 2, 3, 4]), "dead for long");
+    // It is back, is drained, and starts again in the middle of that.
+    bench.run(1_000, &[1, 2, 3, 4]);
+    bench.change(Change::Drain { node: NodeId(1) });
+    bench.settle(&[2, 3, 4]);
+    assert_eq!(bench.row().members, ids(&[1, 2, 3, 4]), "it may come back with what it holds");
+    bench.run(GRACE, &[2, 3, 4]);
+    bench.settle(&[2, 3, 4]);
+    assert_eq!(bench.row().members, ids(&[2, 3, 4]), "it is drained, and dead for long");
+}
+
+#[test]
+fn a_past_shard_leaves_no_node_before_the_present_one_has() {
+    let mut bench = past(4, &[1, 2, 3]);
+    bench.durable = 10;
+    bench.change(Change::Drain { node: NodeId(1) });
+    bench.run(5_000, &[1, 2, 3, 4]);
+    let of_past = |change: &&Change| matches!(change, Change::Learner { shard: of, .. } | Change::Change { shard: of, .. } if *of == shard(0));
+    assert_eq!(bench.proposed.iter().find(of_past), None, "it would have to come back");
+}
+
 #[test]
 fn a_member_that_comes_back_in_time_stays() {
     let mut bench = Bench::led(4, &[1, 2, 3], 1);

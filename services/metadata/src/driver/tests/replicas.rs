@@ -49,7 +49,7 @@ impl World {
                 let caught_up = replica
                     .learner
                     .filter(|node| replica.acked.get(node).is_some_and(|len| len + 2 >= replica.log.len()));
-                Some(Led { shard: *shard, epoch: LeaderEpoch(epoch), settled, caught_up })
+                Some(Led { shard: *shard, epoch: LeaderEpoch(epoch), settled, durable: Seq::ZERO, caught_up })
             })
             .collect();
         let heartbeat = Heartbeat { node: id, boot: Boot(node.boot), full: false, leads };

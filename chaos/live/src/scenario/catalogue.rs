@@ -28,7 +28,7 @@ pub fn all() -> Vec<Scenario> {
         row("02-last-without-tail", "not electable until it has caught up; one history", cut_off::run),
         row(
             "03-last-replica-tail",
-            "unavailable, nothing truncated; all is there once another is back",
+            "unavailable, nothing truncated; all is there once enough are back",
             last_tail::run,
         ),
         row(

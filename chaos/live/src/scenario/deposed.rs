@@ -20,6 +20,7 @@ use crate::world::DiskKind;
 /// Frames that the one that is cut off gets into each lane's shard: more than the others write meanwhile.
 const STALE: u64 = 300;
 const BACK_WITHIN: Duration = Duration::from_secs(40);
+const ON_THEIR_WAY: Duration = Duration::from_millis(300);
 /// A disk on which the difference between "had it" and "has it now" can be seen.
 const SLOW: Duration = Duration::from_millis(250);
 /// One on which there is always something under way.
@@ -40,6 +41,8 @@ impl Deposed {
             stage.world.cut(old, other)?;
             stage.world.cut(other, old)?;
         }
+        // Acknowledgements that were on their way are not others'.
+        std::thread::sleep(ON_THEIR_WAY);
         let since = stage.recorder.elapsed();
         let raw = Raw::of_node(stage, old)?;
         let mut taken = Vec::new();

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::{Stream, StreamExt as _};
@@ -11,16 +10,16 @@ use meridian_metadata::catalog::StreamRow;
 use meridian_types::limits::PARTITIONS;
 use meridian_types::{Offset, Partition, ProducerEpoch, ProducerId, Timestamp, partition_for_key};
 use meridian_wire::{ApiError, PUBLISH_EVENTS, PublishCounts, Reason, count_publish, decode, v1};
-use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::answered::{AnswerMessages, AnswerRoom};
+use crate::batches::take_batches;
 use crate::budget::Taken;
 use crate::call::{BATCH_OVERHEAD, PUBLISH_BATCHES};
 use crate::connections::Connection;
 use crate::metered::{PATIENCE, overloaded};
-use crate::outgoing::{Outgoing, close_unless_fetched, in_order, outgoing};
-use crate::publish::{Begun, Room, batch_error, check_durability, deadline};
+use crate::outgoing::{close_unless_fetched, in_order, outgoing};
+use crate::publish::{Room, batch_error, check_durability, deadline};
 use crate::received::{Arrived, Incoming, Received};
 use crate::shared::Gateway;
 
@@ -131,104 +130,6 @@ impl Events {
         let answer = v1::PublishResponse { results: results.into_iter().flatten().collect() };
         Ok((answer, decoded.split(counts.events as u64 * EVENT_MEMORY)))
     }
-
-    /// Takes batch after batch and lets each be answered when it is committed, until the client ends or the node stops.
-    async fn take_batches(
-        gateway: Gateway,
-        mut requests: Incoming<v1::PublishBatchesRequest>,
-        outgoing: Outgoing<v1::PublishBatchesResponse>,
-    ) {
-        let under_way = Arc::new(());
-        let end = loop {
-            // A place for the answer is taken before the batch is read, so that a client that does not take its answers is
-            // read no further and holds nothing.
-            let permit = tokio::select! {
-                biased;
-                () = gateway.until_draining() => break gateway.not_ready(),
-                place = place_for_answer(&gateway, &outgoing, &under_way) => match place {
-                    Place::Free(permit) => permit,
-                    Place::Gone => return,
-                    Place::Slow => return outgoing.cut_off(&gateway),
-                },
-            };
-            let message = tokio::select! {
-                biased;
-                () = gateway.until_draining() => break gateway.not_ready(),
-                message = requests.message() => message,
-            };
-            let (request, held) = match message {
-                Ok(Some(message)) => message,
-                Ok(None) => return,
-                // What was queued is answered first; then the client hears why no more is read.
-                Err(status) => return outgoing.end_with(status),
-            };
-            let request_id = request.request_id;
-            match begin_batch(&gateway, request, held).await {
-                Ok(begun) => {
-                    let (gateway, under_way) = (gateway.clone(), under_way.clone());
-                    tokio::spawn(async move {
-                        let result = gateway.finish_publish(begun).await;
-                        if let Err(error) = &result {
-                            gateway.refused(error);
-                        }
-                        permit.send(answer(request_id, result));
-                        drop(under_way);
-                    });
-                }
-                Err(error) => {
-                    gateway.refused(&error);
-                    permit.send(answer(request_id, Err(error)));
-                }
-            }
-        };
-        outgoing.end(end);
-    }
-}
-
-enum Place {
-    Free(mpsc::OwnedPermit<v1::PublishBatchesResponse>),
-    Gone,
-    Slow,
-}
-
-/// Waits for a place for one more answer. Slow: every place is taken by an answer that the client does not fetch.
-async fn place_for_answer(
-    gateway: &Gateway,
-    outgoing: &Outgoing<v1::PublishBatchesResponse>,
-    under_way: &Arc<()>,
-) -> Place {
-    loop {
-        let place = outgoing.answers.clone().reserve_owned();
-        match tokio::time::timeout(gateway.config().slow_reader, place).await {
-            Ok(Ok(permit)) => return Place::Free(permit),
-            Ok(Err(_)) => return Place::Gone,
-            // Batches that are not committed yet have a place too, and it is not the client who is slow then.
-            Err(_) if Arc::strong_count(under_way) > 1 => {}
-            Err(_) => return Place::Slow,
-        }
-    }
-}
-
-async fn begin_batch(
-    gateway: &Gateway,
-    request: v1::PublishBatchesRequest,
-    message: Taken,
-) -> Result<Begun, ApiError> {
-    check_durability(request.durability.as_ref())?;
-    // Each time: a stream can be deleted or grow, and its publisher lose its right, while the connection stays.
-    let (_, stream) = gateway.stream(request.stream.as_ref()).await?;
-    let (partition, deadline) = (Partition(request.partition), deadline(request.deadline_ms));
-    let room = Room::new(message, Taken::default());
-    gateway.begin_publish(&stream, partition, request.batch, deadline, room).await
-}
-
-fn answer(request_id: u64, result: Result<v1::PublishedBatch, ApiError>) -> v1::PublishBatchesResponse {
-    use v1::publish_batches_response::Result as Answer;
-    let result = match result {
-        Ok(published) => Answer::Published(published),
-        Err(error) => Answer::Error(error.into()),
-    };
-    v1::PublishBatchesResponse { request_id, result: Some(result) }
 }
 
 /// Events by partition, each with its place in the request.
@@ -327,7 +228,7 @@ impl v1::event_service_server::EventService for Events {
     ) -> Result<Response<Self::PublishBatchesStream>, Status> {
         self.gateway.check_ready().map_err(|error| self.refuse(error))?;
         let (out, queued, end) = outgoing(ANSWERS, connection_of(&request));
-        tokio::spawn(Self::take_batches(self.gateway.clone(), Incoming::new(request), out));
+        tokio::spawn(take_batches(self.gateway.clone(), Incoming::new(request), out));
         Ok(Response::new(Box::pin(in_order(queued, end))))
     }
 

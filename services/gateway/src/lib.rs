@@ -7,6 +7,7 @@
 mod admit;
 mod answered;
 mod at_risk;
+mod batches;
 mod budget;
 mod call;
 mod cluster;

@@ -7,7 +7,7 @@ use meridian_batch::{BatchError, BatchInfo, Limits, validate};
 use meridian_metadata::catalog::StreamRow;
 use meridian_region::Route;
 use meridian_shard::{Ack, Publish, PublishError, Reject, RequestId};
-use meridian_types::{Partition, RegionName};
+use meridian_types::{Partition, RegionName, ShardId};
 use meridian_wire::{ApiError, Reason, v1};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -45,6 +45,31 @@ pub(crate) struct Begun {
     deadline: Instant,
     info: BatchInfo,
     bytes: usize,
+}
+
+/// A batch that nothing stands against, before it is queued.
+pub(crate) struct Checked {
+    publish: Publish,
+    info: BatchInfo,
+    shard: ShardId,
+    begun: Instant,
+    deadline: Instant,
+    held: Room,
+}
+
+impl Checked {
+    /// Where it goes.
+    pub fn shard(&self) -> ShardId {
+        self.shard
+    }
+}
+
+/// Why a batch is not queued.
+pub(crate) enum Unqueued {
+    /// Its shard has no leader now. It may be tried again.
+    NoLeader(Box<Checked>),
+    /// It never will be.
+    Refused(ApiError),
 }
 
 impl Drop for Begun {
@@ -105,6 +130,22 @@ impl Gateway {
         deadline: Instant,
         held: Room,
     ) -> Result<Begun, ApiError> {
+        let checked = self.check_publish(stream, partition, batch, deadline, held)?;
+        self.queue_in_time(checked).await
+    }
+
+    /// Checks a batch; `held` is its room.
+    ///
+    /// # Errors
+    /// What stands against it.
+    pub(crate) fn check_publish(
+        &self,
+        stream: &StreamRow,
+        partition: Partition,
+        batch: Bytes,
+        deadline: Instant,
+        held: Room,
+    ) -> Result<Checked, ApiError> {
         self.check_ready()?;
         if partition.0 >= stream.settings.partitions {
             return Err(ApiError::new(
@@ -125,7 +166,6 @@ impl Gateway {
             )
             .retry_after(Duration::from_secs(1)));
         }
-        let (begun, bytes) = (Instant::now(), batch.len());
         let publish = Publish {
             // The shard's task numbers its requests itself.
             request: RequestId(0),
@@ -136,31 +176,58 @@ impl Gateway {
             events: info.events,
             producer: info.producer,
         };
-        let queued = tokio::time::timeout_at(deadline, self.queue(publish)).await.map_err(|_| {
-            let message = "the shard's queue was full until the deadline: nothing was stored; try again";
-            ApiError::new(Reason::DeadlineExceeded, message).retry_after(RETRY_SOON)
-        })?;
-        let answer = Some(queued.map_err(publish_error)?);
-        Ok(Begun { answer, held, begun, deadline, info, bytes })
+        let shard = self.host().home_shard_id(publish.stream, publish.partition);
+        Ok(Checked { publish, info, shard, begun: Instant::now(), deadline, held })
     }
 
-    /// Puts a batch into the queue of its shard's leader, wherever that is. During an election it waits a little for the
-    /// outcome: most clients then never hear of it.
-    async fn queue(&self, publish: Publish) -> Result<oneshot::Receiver<Result<Ack, Reject>>, PublishError> {
-        let shard = self.host().home_shard_id(publish.stream, publish.partition);
-        let patience = Instant::now() + ELECTION_PATIENCE;
+    /// Queues a batch at its shard. During an election it waits a little for the outcome: most clients then never hear of it.
+    ///
+    /// # Errors
+    /// Nothing got an offset.
+    pub(crate) async fn queue_in_time(&self, mut batch: Checked) -> Result<Begun, ApiError> {
+        let patience = batch.begun + ELECTION_PATIENCE;
         loop {
-            let outcome = match self.region().route(shard) {
-                Route::Here(leader) => return leader.begin_publish(publish).await,
-                Route::There(node) => self.region().forward(node, shard, publish.clone()).await,
-                Route::Nowhere => Err(PublishError::Rejected(Reject::NotLeader)),
-            };
-            match outcome {
-                Err(PublishError::Rejected(Reject::NotLeader)) if Instant::now() < patience => {
-                    tokio::time::sleep(ELECTION_LOOK).await;
+            match self.queue_now(batch).await {
+                Ok(begun) => return Ok(begun),
+                Err(Unqueued::Refused(error)) => return Err(error),
+                Err(Unqueued::NoLeader(again)) if Instant::now() < patience.min(again.deadline) => {
+                    batch = *again
                 }
-                outcome => return outcome,
+                Err(Unqueued::NoLeader(_)) => {
+                    return Err(publish_error(PublishError::Rejected(Reject::NotLeader)));
+                }
             }
+            tokio::time::sleep(ELECTION_LOOK).await;
+        }
+    }
+
+    /// Puts a batch into the queue of its shard's leader, wherever that is.
+    ///
+    /// # Errors
+    /// [`Unqueued`]
+    pub(crate) async fn queue_now(&self, batch: Checked) -> Result<Begun, Unqueued> {
+        let queued = tokio::time::timeout_at(batch.deadline, self.hand_over(&batch)).await.map_err(|_| {
+            let message = "the shard's queue was full until the deadline: nothing was stored; try again";
+            Unqueued::Refused(ApiError::new(Reason::DeadlineExceeded, message).retry_after(RETRY_SOON))
+        })?;
+        match queued {
+            Ok(answer) => {
+                let Checked { publish, info, begun, deadline, held, .. } = batch;
+                Ok(Begun { answer: Some(answer), held, begun, deadline, info, bytes: publish.batch.len() })
+            }
+            Err(PublishError::Rejected(Reject::NotLeader)) => Err(Unqueued::NoLeader(Box::new(batch))),
+            Err(error) => Err(Unqueued::Refused(publish_error(error))),
+        }
+    }
+
+    async fn hand_over(
+        &self,
+        batch: &Checked,
+    ) -> Result<oneshot::Receiver<Result<Ack, Reject>>, PublishError> {
+        match self.region().route(batch.shard) {
+            Route::Here(leader) => leader.begin_publish(batch.publish.clone()).await,
+            Route::There(node) => self.region().forward(node, batch.shard, batch.publish.clone()).await,
+            Route::Nowhere => Err(PublishError::Rejected(Reject::NotLeader)),
         }
     }
 

@@ -324,10 +324,12 @@ impl<W> Core<W> {
         }
     }
 
-    /// Whether nothing goes to that node any more, and nothing is to come from it.
+    /// Whether nothing goes to that node any more, and nothing that matters is to come from it: what was left there would only
+    /// be in the way of what goes there next.
     pub(crate) fn is_unneeded(&self, node: NodeIndex) -> bool {
-        self.links.get(&node).is_none_or(|link| link.open == 0)
-            && self.partitions.iter().all(|partition| partition.target() != node)
+        let is_awaited = |attempt: &Attempt| attempt.node == node && !attempt.left;
+        self.partitions.iter().all(|partition| partition.target() != node)
+            && !self.attempts.values().any(is_awaited)
     }
 
     /// Something does not work, and is tried again.

@@ -466,6 +466,7 @@ fn a_leader_that_hangs_is_asked_about_and_then_left_and_its_late_answers_say_not
     bench.pass(Duration::ZERO);
     let new = bench.send_to(OTHER);
     assert_eq!(sequences(&new), [0, 1]);
+    assert!(bench.core.is_unneeded(NODE), "what was left there would be in the way of what goes there next");
     // It had stored them after all, or it was deposed before: whatever it says is no answer to what was sent again.
     bench.ok(&old[0], 70);
     bench.refuse(&old[1], Reason::NotLeader);

@@ -8,13 +8,17 @@ use std::sync::Arc;
 
 use meridian_types::{Partition, ShardId};
 use meridian_wire::{ApiError, v1};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::budget::Taken;
 use crate::outgoing::Outgoing;
 use crate::publish::{Begun, Checked, Room, Unqueued, check_durability, deadline};
 use crate::received::Incoming;
 use crate::shared::Gateway;
+
+/// Bytes of batches that wait for leaders beside one stream. They take of what all publishes of the node have together, and a
+/// shard without a leader is not to hold up everybody else's.
+const BESIDE_BYTES: u32 = 1024 * 1024;
 
 /// Takes batches until the client ends or the node stops.
 pub(crate) async fn take_batches(
@@ -24,6 +28,7 @@ pub(crate) async fn take_batches(
 ) {
     let under_way = Arc::new(());
     let mut turns = Turns::default();
+    let beside = Arc::new(Semaphore::new(BESIDE_BYTES as usize));
     let end = loop {
         // A place for the answer is taken before the batch is read, so that a client that does not take its answers is
         // read no further and holds nothing.
@@ -62,11 +67,22 @@ pub(crate) async fn take_batches(
             })),
             Err(Unqueued::Refused(error)) => answering.finish(Err(error)).await,
             Err(Unqueued::NoLeader(batch)) => {
-                let turn = turns.next(batch.shard());
-                tokio::spawn(async move {
+                let room = beside.clone().try_acquire_many_owned(batch.bytes().min(BESIDE_BYTES));
+                let (turn, gateway) = (turns.next(batch.shard()), gateway.clone());
+                let queued = async move {
                     let turn = turn.come().await;
-                    let begun = answering.gateway.queue_in_time(*batch).await;
+                    let begun = gateway.queue_in_time(*batch).await;
                     drop(turn);
+                    begun
+                };
+                // More than that is not read before there is a leader, or none was found in time.
+                let begun = if room.is_ok() { Err(queued) } else { Ok(queued.await) };
+                tokio::spawn(async move {
+                    let begun = match begun {
+                        Ok(begun) => begun,
+                        Err(queued) => queued.await,
+                    };
+                    drop(room);
                     answering.finish(begun).await;
                     drop(under_way);
                 });

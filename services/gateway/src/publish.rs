@@ -62,6 +62,11 @@ impl Checked {
     pub fn shard(&self) -> ShardId {
         self.shard
     }
+
+    /// How large it is.
+    pub fn bytes(&self) -> u32 {
+        u32::try_from(self.publish.batch.len()).unwrap_or(u32::MAX)
+    }
 }
 
 /// Why a batch is not queued.

@@ -222,7 +222,10 @@ impl Region {
                 batch: publish.batch,
             })),
         };
-        if way.say_bulk(word, None).await.is_none() {
+        // A node that stands still takes nothing more at some point, and another may lead by now: whoever waits looks again.
+        let said =
+            tokio::time::timeout(MISSED_BEATS * self.0.config.heartbeat, way.say_bulk(word, None)).await;
+        if !matches!(said, Ok(Some(_))) {
             self.0.forwards.answered(to, id, None);
             return Err(PublishError::Rejected(Reject::NotLeader));
         }

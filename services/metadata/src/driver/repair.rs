@@ -27,7 +27,10 @@ impl Driver {
     /// For a shard whose leader leads and whose last change has settled.
     pub(super) fn repair(&self, at: At<'_>, led: Led, watch: &mut Watch, plan: &mut Plan) {
         let At { state, shard, row, now } = at;
+        let is_past = self.config.home.is_some_and(|home| shard.origin.is_past(home));
         let goal = match row.moving {
+            // It follows the present one's set.
+            Some(_) if is_past => Goal::CancelMove,
             Some(moving) => self.goal_of_move(at, moving, led, plan),
             None => self.goal(at, led, plan),
         };
@@ -173,8 +176,11 @@ impl Driver {
             !present.members.contains(node)
                 && (is_given_up || (is_copied && (is_dead || self.is_live(state, **node, now))))
         };
-        let leads = |node: &NodeId| row.elected.is_some_and(|elected| elected.node == *node);
-        row.members.iter().filter(may_go).min_by_key(|node| leads(node)).copied()
+        let key = |node: &&NodeId| {
+            let leads = row.elected.is_some_and(|elected| elected.node == **node);
+            (state.is_active(**node), self.is_live(state, **node, now), leads)
+        };
+        row.members.iter().filter(may_go).min_by_key(key).copied()
     }
 
     /// Who is dropped from a set that is too large: a draining one, else the longest dead, else one of the fullest node

@@ -218,6 +218,30 @@ fn who_holds_most_of_a_past_shard_and_is_silent_is_given_up_only_by_an_operator(
 }
 
 #[test]
+fn of_those_that_a_past_shard_can_do_without_who_is_drained_goes_first() {
+    let mut bench = past(4, &[2, 3, 4]);
+    bench.settle(&[1, 2, 3, 4]);
+    assert_eq!(bench.row().members, ids(&[1, 2, 3, 4]));
+    // The present one has left node 4.
+    let home = Origin { incarnation: meridian_types::Incarnation(2), ..shard(0).origin };
+    let present = ShardId { origin: home, ..shard(0) };
+    let (version, members) = (bench.state.shard(present).unwrap().version, ids(&[2, 3]));
+    bench.change(Change::Change { shard: present, version, members });
+    bench.durable = 10;
+    bench.change(Change::Drain { node: NodeId(4) });
+    bench.settle(&[1, 2, 3, 4]);
+    assert_eq!(bench.row().members, ids(&[1, 2, 3]));
+}
+
+#[test]
+fn an_operators_move_of_a_past_shard_is_cancelled() {
+    let mut bench = past(4, &[1, 2, 3]);
+    bench.change(Change::Move { shard: shard(0), from: NodeId(1), to: NodeId(4) });
+    bench.settle(&[1, 2, 3, 4]);
+    assert_eq!((bench.row().members.clone(), bench.row().moving), (ids(&[1, 2, 3]), None));
+}
+
+#[test]
 fn a_past_shard_leaves_no_node_before_the_present_one_has() {
     let mut bench = past(4, &[1, 2, 3]);
     bench.durable = 10;

@@ -105,7 +105,10 @@ impl Events {
                     let message = held.split(needed);
                     let missing = needed - message.bytes();
                     let room = Room::new(message, decoded.split(missing));
-                    gateway.begin_publish(&stream, partition, batch, deadline, room).await
+                    match gateway.check_publish(&stream, partition, batch, deadline, room) {
+                        Ok(checked) => gateway.queue_in_time(checked).await,
+                        Err(error) => Err(error),
+                    }
                 }
                 Err(error) => Err(error),
             };

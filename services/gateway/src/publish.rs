@@ -123,22 +123,6 @@ pub(crate) fn deadline(millis: u64) -> Instant {
 }
 
 impl Gateway {
-    /// Checks a batch and queues it at its shard; `held` is its room. Batches of one caller keep the order of these calls.
-    ///
-    /// # Errors
-    /// Nothing got an offset.
-    pub(crate) async fn begin_publish(
-        &self,
-        stream: &StreamRow,
-        partition: Partition,
-        batch: Bytes,
-        deadline: Instant,
-        held: Room,
-    ) -> Result<Begun, ApiError> {
-        let checked = self.check_publish(stream, partition, batch, deadline, held)?;
-        self.queue_in_time(checked).await
-    }
-
     /// Checks a batch; `held` is its room.
     ///
     /// # Errors
@@ -206,7 +190,7 @@ impl Gateway {
         }
     }
 
-    /// Puts a batch into the queue of its shard's leader, wherever that is.
+    /// Puts a batch into the queue of its shard's leader, wherever that is. Batches of one caller keep the order of these calls.
     ///
     /// # Errors
     /// [`Unqueued`]

@@ -171,12 +171,15 @@ fn verify_says_where_a_byte_is_flipped_and_the_frame_is_fetched_from_another_reg
 
 /// A region of three nodes and one of three that mirrors it, and what looks into single nodes.
 fn two_regions() -> (World, Runtime) {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = builder.worker_threads(1).enable_all().build().expect("a runtime");
     let setup = Setup { regions: &["us", "eu"], wan: "us-eu=10ms", settings: None };
     let world = World::start_with(setup, 3);
     world.create_stream(STREAM, 1);
-    (world, runtime)
+    (world, runtime())
+}
+
+fn runtime() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).enable_all().build().expect("a runtime")
 }
 
 /// The node of `us` that leads least, so that more of its shards follow; and another one.
@@ -207,8 +210,7 @@ fn a_follower_whose_disk_was_damaged_while_it_was_down_is_repaired_by_its_region
 
 #[test]
 fn a_replica_that_has_left_its_set_still_repairs_what_it_holds_alone() {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = builder.worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime = runtime();
     let world = World::start_with(Setup { regions: &["us"], wan: "", settings: None }, 2);
     world.create_stream(STREAM, 1);
     publish(&world, 0);

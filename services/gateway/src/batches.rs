@@ -67,22 +67,13 @@ pub(crate) async fn take_batches(
             })),
             Err(Unqueued::Refused(error)) => answering.finish(Err(error)).await,
             Err(Unqueued::NoLeader(batch)) => {
-                let room = beside.clone().try_acquire_many_owned(batch.bytes().min(BESIDE_BYTES));
-                let (turn, gateway) = (turns.next(batch.shard()), gateway.clone());
-                let queued = async move {
-                    let turn = turn.come().await;
-                    let begun = gateway.queue_in_time(*batch).await;
-                    drop(turn);
-                    begun
-                };
-                // More than that is not read before there is a leader, or none was found in time.
-                let begun = if room.is_ok() { Err(queued) } else { Ok(queued.await) };
+                // Where there is none, nothing more is read before one of those that wait has a leader, or has found none in time.
+                let room = beside.clone().acquire_many_owned(batch.bytes().min(BESIDE_BYTES)).await;
+                let turn = turns.next(batch.shard());
                 tokio::spawn(async move {
-                    let begun = match begun {
-                        Ok(begun) => begun,
-                        Err(queued) => queued.await,
-                    };
-                    drop(room);
+                    let turn = turn.come().await;
+                    let begun = answering.gateway.queue_in_time(*batch).await;
+                    drop((turn, room));
                     answering.finish(begun).await;
                     drop(under_way);
                 });

@@ -547,22 +547,20 @@ impl LinkCore {
     }
 
     fn frames(&mut self, shard: ShardId, mut frames: Vec<Frame>, now: Timestamp, out: &mut Vec<LinkEffect>) {
-        let mut bytes = bytes_of(&frames);
         let Some(mirrored) = self.shards.get_mut(&shard) else {
-            self.credit.freed(bytes);
+            self.credit.freed(bytes_of(&frames));
             return;
         };
         if let Fetching::Asked { next, .. } = mirrored.fetching {
             // What an earlier question brought was on its way when it was asked again.
             let known = frames.iter().take_while(|frame| frame.header.seq < next).count();
-            let known =
-                if known < frames.len() { bytes_of(&frames.drain(..known).collect::<Vec<_>>()) } else { 0 };
-            self.credit.freed(known);
-            bytes -= known;
+            self.credit.freed(bytes_of(&frames[..known]));
+            frames.drain(..known);
         }
+        let bytes = bytes_of(&frames);
         let (first, last) = match (frames.first(), frames.last()) {
             (Some(first), Some(last)) => (first.header.seq, last.header.seq),
-            _ => return,
+            _ => return self.settle_credit(self.credit.wanted() / 8, now, out),
         };
         // A peer's word: what is not a run of this shard's frames is not used, and asked for anew once it is missed.
         let is_run = frames.iter().zip(0u64..).all(|(frame, i)| {

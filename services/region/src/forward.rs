@@ -54,7 +54,7 @@ impl Forwards {
 
     /// Gives up those that wait for a node in whose place another leads, as far as is known here: at once where the node
     /// is not heard, as nothing is on its way then. One that stands still keeps its connections, so nothing else would end
-    /// the wait.
+    /// the wait. Forgets those for which nobody waits any more, and whose answer may never come.
     pub fn leave(
         &self,
         now: Instant,
@@ -64,6 +64,9 @@ impl Forwards {
         for (node, waiting) in self.waiting.lock().iter_mut() {
             let patience = if is_heard(*node) { LEAVE } else { Duration::ZERO };
             waiting.retain(|_, waiting| {
+                if waiting.answer.is_closed() {
+                    return false;
+                }
                 let elsewhere = leader(waiting.shard).is_some_and(|leader| leader != *node);
                 waiting.left = elsewhere.then(|| waiting.left.unwrap_or(now));
                 waiting.left.is_none_or(|left| now < left + patience)
@@ -110,5 +113,16 @@ mod tests {
         assert_eq!(silent.try_recv(), Err(TryRecvError::Empty), "nobody else leads");
         forwards.leave(now, leads(Some(NEW)), |_| false);
         assert_eq!(silent.try_recv(), Err(TryRecvError::Closed));
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_forgotten() {
+        let forwards = Forwards::default();
+        let (_, given_up) = forwards.begin(OLD, shard(1));
+        let (_, waits) = forwards.begin(OLD, shard(1));
+        drop(given_up);
+        forwards.leave(Instant::now(), |_| Some(OLD), |_| true);
+        assert_eq!(forwards.waiting.lock()[&OLD].len(), 1);
+        drop(waits);
     }
 }

@@ -27,10 +27,9 @@ impl Driver {
     /// For a shard whose leader leads and whose last change has settled.
     pub(super) fn repair(&self, at: At<'_>, led: Led, watch: &mut Watch, plan: &mut Plan) {
         let At { state, shard, row, now } = at;
-        let is_past = self.config.home.is_some_and(|home| shard.origin.is_past(home));
         let goal = match row.moving {
             // It follows the present one's set.
-            Some(_) if is_past => Goal::CancelMove,
+            Some(_) if self.present_of(shard).is_some() => Goal::CancelMove,
             Some(moving) => self.goal_of_move(at, moving, led, plan),
             None => self.goal(at, led, plan),
         };
@@ -119,35 +118,50 @@ impl Driver {
     }
 
     fn goal(&self, at: At<'_>, led: Led, plan: &mut Plan) -> Goal {
-        let At { state, row, now, .. } = at;
+        let At { state, shard, row, .. } = at;
         let active = state.nodes().filter(|(id, _)| state.is_active(*id)).count();
         let target = state.replication().min(active).max(1);
-        if let Some(home) = self.config.home.filter(|home| at.shard.origin.is_past(*home)) {
-            return self.goal_of_the_past(at, home, led, target);
+        if let Some(present) = self.present_of(shard) {
+            return self.goal_of_the_past(at, present, led, target);
         }
         if row.members.len() > target {
             return Goal::Drop(self.superfluous(at, led, plan));
         }
-        let must_go = |node: &NodeId| {
-            !state.is_active(*node) || self.liveness.is_dead_for(*node, self.config.grace, now)
-        };
-        if row.members.len() < target || row.members.iter().any(must_go) {
-            return Goal::Add(None);
-        }
-        Goal::Nothing
+        let lacks_one = row.members.len() < target || row.members.iter().any(|node| self.must_go(at, *node));
+        if lacks_one { Goal::Add(None) } else { Goal::Nothing }
+    }
+
+    /// Whether a member has to be replaced.
+    fn must_go(&self, at: At<'_>, node: NodeId) -> bool {
+        !at.state.is_active(node) || self.liveness.is_dead_for(node, self.config.grace, at.now)
+    }
+
+    /// The shard that is written now, of one of a past incarnation.
+    fn present_of(&self, shard: ShardId) -> Option<ShardId> {
+        let origin = self.config.home.filter(|home| shard.origin.is_past(*home))?;
+        Some(ShardId { origin, ..shard })
     }
 
     /// The set of a shard of a past incarnation follows that of the one which is written now: who goes is replaced there first.
-    fn goal_of_the_past(&self, at: At<'_>, home: Origin, led: Led, target: usize) -> Goal {
-        let present = at.state.shard(ShardId { origin: home, ..at.shard });
-        let Some(present) = present else { return Goal::Nothing };
+    fn goal_of_the_past(&self, at: At<'_>, present: ShardId, led: Led, target: usize) -> Goal {
+        let At { state, row, now, .. } = at;
+        let Some(present) = state.shard(present) else { return Goal::Nothing };
         if let Some(node) = self.wanted_beside(at, present) {
             return Goal::Add(Some(node));
         }
-        if at.row.members.len() <= target.max(present.members.len()) {
-            return Goal::Nothing;
+        let may_go = self.superfluous_of_the_past(at, present, led);
+        // Who has to go and may not is beside those who count: else another one would come and go for ever.
+        let is_stuck = |node: &&NodeId| self.must_go(at, **node) && !may_go.contains(node);
+        let stuck = row.members.iter().filter(is_stuck).count();
+        if row.members.len() - stuck > target.max(present.members.len()) {
+            return may_go.first().map_or(Goal::Nothing, |node| Goal::Drop(*node));
         }
-        self.superfluous_of_the_past(at, present, led).map_or(Goal::Nothing, Goal::Drop)
+        // Where none of those beside which it should be has room, it is elsewhere until one has.
+        let is_shut_out = present.members.iter().any(|node| {
+            !row.members.contains(node) && self.is_live(state, *node, now) && self.liveness.is_full(*node)
+        });
+        let sound = row.members.iter().filter(|node| !self.must_go(at, **node)).count();
+        if is_shut_out && sound < target { Goal::Add(None) } else { Goal::Nothing }
     }
 
     /// A replica of the present shard that lacks one of the past one: whoever leads the present shard looks its producers up there, and
@@ -163,10 +177,10 @@ impl Driver {
         all.find(lacks)
     }
 
-    /// Who is dropped from a past shard's set that is too large: nobody who has the present one, and nobody who is known to hold more
+    /// Who may be dropped from a past shard's set that is too large, the first of them first: nobody who has the present one, and nobody who is known to hold more
     /// than a majority has now, unless an operator drains it and it is dead for long. What was committed by the incarnation that is over
     /// may be on one node alone, whatever a majority of this set says.
-    fn superfluous_of_the_past(&self, at: At<'_>, present: &ShardRow, led: Led) -> Option<NodeId> {
+    fn superfluous_of_the_past(&self, at: At<'_>, present: &ShardRow, led: Led) -> Vec<NodeId> {
         let At { state, shard, row, now } = at;
         let held = |node: &NodeId| self.config.holders.get(&shard).and_then(|held| held.get(node)).copied();
         let may_go = |node: &&NodeId| {
@@ -176,11 +190,12 @@ impl Driver {
             !present.members.contains(node)
                 && (is_given_up || (is_copied && (is_dead || self.is_live(state, **node, now))))
         };
-        let key = |node: &&NodeId| {
-            let leads = row.elected.is_some_and(|elected| elected.node == **node);
-            (state.is_active(**node), self.is_live(state, **node, now), leads)
-        };
-        row.members.iter().filter(may_go).min_by_key(key).copied()
+        let mut may_go: Vec<NodeId> = row.members.iter().filter(may_go).copied().collect();
+        may_go.sort_by_key(|node| {
+            let leads = row.elected.is_some_and(|elected| elected.node == *node);
+            (state.is_active(*node), self.is_live(state, *node, now), leads)
+        });
+        may_go
     }
 
     /// Who is dropped from a set that is too large: a draining one, else the longest dead, else one of the fullest node

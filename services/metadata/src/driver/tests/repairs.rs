@@ -177,7 +177,12 @@ fn a_past_shard_comes_to_be_wherever_the_present_one_is() {
 
 /// A past shard on nodes 1 to 3, led by 2, of which node 1 held ten frames when the region was restored; the present one is on those.
 fn past(nodes: u32, present: &[u32]) -> Bench {
+    past_beside_full(nodes, present, vec![])
+}
+
+fn past_beside_full(nodes: u32, present: &[u32], full: Vec<u32>) -> Bench {
     let mut bench = Bench::led(nodes, &[1, 2, 3], 2);
+    bench.full = full;
     let home = Origin { incarnation: meridian_types::Incarnation(2), ..shard(0).origin };
     let holders = [(shard(0), [(NodeId(1), Seq(10))].into())].into();
     let config = Config { home: Some(home), holders, ..Config::default() };
@@ -231,6 +236,41 @@ fn of_those_that_a_past_shard_can_do_without_who_is_drained_goes_first() {
     bench.change(Change::Drain { node: NodeId(4) });
     bench.settle(&[1, 2, 3, 4]);
     assert_eq!(bench.row().members, ids(&[1, 2, 3]));
+}
+
+#[test]
+fn a_past_shard_is_elsewhere_while_the_nodes_of_the_present_one_are_full() {
+    let mut bench = past_beside_full(5, &[2, 3, 4], vec![4]);
+    bench.durable = 10;
+    let all = [1, 2, 3, 4, 5];
+    bench.settle(&all);
+    assert_eq!(bench.row().members, ids(&[1, 2, 3]), "it lacks nobody");
+    bench.change(Change::Drain { node: NodeId(1) });
+    bench.settle(&all);
+    assert_eq!(bench.row().members, ids(&[2, 3, 5]));
+    bench.full = vec![];
+    bench.settle(&all);
+    assert_eq!(bench.row().members, ids(&[2, 3, 4]));
+}
+
+/// Node 1 holds more than a majority, is dead for long and may not go; node 4, beside which another should be, is full.
+#[test]
+fn nobody_comes_and_goes_for_ever_beside_one_that_may_not_go() {
+    for is_drained in [false, true] {
+        let mut bench = past_beside_full(5, &[2, 3, 4], vec![4]);
+        bench.durable = 9;
+        if is_drained {
+            bench.change(Change::Drain { node: NodeId(1) });
+            bench.run(10_000, &[2, 3, 4, 5]);
+        } else {
+            bench.run(GRACE, &[2, 3, 4, 5]);
+        }
+        bench.settle(&[2, 3, 4, 5]);
+        assert_eq!(bench.row().members, ids(&[1, 2, 3, 5]), "drained: {is_drained}");
+        let proposed = bench.proposed.len();
+        bench.settle(&[2, 3, 4, 5]);
+        assert_eq!(bench.proposed.len(), proposed, "drained: {is_drained}");
+    }
 }
 
 #[test]

@@ -149,7 +149,11 @@ impl World {
             let made = self.all_frames(*shard);
             self.past.made.insert(*shard, made);
             // Who does not answer may have written down that he had more.
-            let written = self.nodes.values().filter_map(|node| Some(node.stored.get(shard)?.applied));
+            let written = self.nodes.values().filter_map(|node| {
+                let log = node.stored.get(shard)?;
+                // Where bits flipped, a copy without its like cuts from there on, to ask its origin anew.
+                Some(if node.flipped { log.applied.min(log.last()) } else { log.applied })
+            });
             let kept = written.max().unwrap_or_default().max(*through);
             self.keeps(*shard, kept);
         }

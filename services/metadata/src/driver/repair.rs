@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use meridian_types::{NodeId, Origin, ShardId, Timestamp};
+use meridian_types::{NodeId, ShardId, Timestamp};
 
 use super::core::Driver;
 use super::input::Led;

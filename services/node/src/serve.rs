@@ -184,7 +184,14 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
     let home = home_of(&config, &catalog.state());
     me.incarnation = home.incarnation;
     let placement_config = placement_config(&config, &me, &folder, home);
-    let placement = PlacementGroup::start(placement_config, region_ways.clone(), on_fatal).await?;
+    let placement = match PlacementGroup::start(placement_config, region_ways.clone(), on_fatal).await {
+        Ok(placement) => placement,
+        Err(error) => {
+            // RocksDB aborts a process that ends while its files are open.
+            group.close().await;
+            return Err(error.into());
+        }
+    };
 
     // Raft and greetings are answered before there are shards: without them no cluster is founded.
     let host_cell = Arc::new(OnceLock::new());
@@ -503,20 +510,18 @@ impl Parts<'_> {
         let over = tokio::select! {
             () = running => None,
             () = stop.cancelled() => None,
-            why = ended("client", &mut server) => return Err(why),
-            Err(why) = copying => return Err(why),
-            why = others => match why {
-                // In order: of what its past incarnation wrote a node keeps what is applied, so that is to be on the disk.
-                ServeError::Restored { .. } => Some(why),
-                why => return Err(why),
-            },
+            why = ended("client", &mut server) => Some(why),
+            Err(why) = copying => Some(why),
+            why = others => Some(why),
         };
+        // In order whatever the reason: RocksDB aborts a process that ends while its files are open, and of what its region's past
+        // incarnation wrote a node keeps what is applied, so that is to be on the disk.
 
         tracing::info!("draining");
         options.health.set_service_status("", ServingStatus::NotServing).await;
         gateway.drain();
         close.cancel();
-        if tokio::time::timeout(DRAIN_WITHIN, &mut server).await.is_err() {
+        if !server.is_finished() && tokio::time::timeout(DRAIN_WITHIN, &mut server).await.is_err() {
             server.abort();
         }
         links.stop();

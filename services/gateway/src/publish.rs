@@ -148,13 +148,6 @@ impl Gateway {
             .with("partitions", stream.settings.partitions));
         }
         let info = validate(&batch, &Limits::DEFAULT).map_err(batch_error)?;
-        if self.host().is_full() {
-            return Err(ApiError::new(
-                Reason::DiskFull,
-                "this node's disk is full; publishing resumes by itself once there is room",
-            )
-            .retry_after(Duration::from_secs(1)));
-        }
         let publish = Publish {
             // The shard's task numbers its requests itself.
             request: RequestId(0),
@@ -190,11 +183,26 @@ impl Gateway {
         }
     }
 
+    /// Whether the disk of the node that leads a shard takes nothing, as far as is known here. Its region has another lead, where
+    /// one has room.
+    fn is_full(&self, shard: ShardId) -> bool {
+        match self.region().route(shard) {
+            Route::Here(_) => self.host().is_full(),
+            Route::There(node) => self.region().is_full(node),
+            Route::Nowhere => false,
+        }
+    }
+
     /// Puts a batch into the queue of its shard's leader, wherever that is. Batches of one caller keep the order of these calls.
     ///
     /// # Errors
     /// [`Unqueued`]
     pub(crate) async fn queue_now(&self, batch: Checked) -> Result<Begun, Unqueued> {
+        if self.is_full(batch.shard) {
+            let message = "the disk of the node that leads this partition is full; publishing resumes by itself once another leads, or there is room";
+            let error = ApiError::new(Reason::DiskFull, message).retry_after(Duration::from_secs(1));
+            return Err(Unqueued::Refused(error));
+        }
         let queued = tokio::time::timeout_at(batch.deadline, self.hand_over(&batch)).await.map_err(|_| {
             let message = "the shard's queue was full until the deadline: nothing was stored; try again";
             Unqueued::Refused(ApiError::new(Reason::DeadlineExceeded, message).retry_after(RETRY_SOON))

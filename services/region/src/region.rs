@@ -232,6 +232,14 @@ impl Region {
         Ok(answer)
     }
 
+    /// Whether the disk of a node of the region is at its reserve: this one's, or as another has said.
+    pub fn is_full(&self, node: NodeId) -> bool {
+        if node == self.0.me.node {
+            return self.0.host.get().is_some_and(|host| host.is_full());
+        }
+        self.0.heard.read().get(&node).is_some_and(|heard| heard.full)
+    }
+
     /// Reads the Hello of another node of this region.
     ///
     /// # Errors
@@ -294,11 +302,6 @@ impl Inner {
     /// What this region writes as; none before its shards are open.
     pub fn home(&self) -> Option<Origin> {
         Some(self.host.get()?.home())
-    }
-
-    /// Whether a node has said that its disk is at its reserve.
-    pub fn is_full(&self, node: NodeId) -> bool {
-        self.heard.read().get(&node).is_some_and(|heard| heard.full)
     }
 
     /// A node says that it is there.

@@ -63,7 +63,7 @@ impl Region {
             Target::Unknown
         } else if !self.is_live(node) {
             Target::Silent
-        } else if self.0.is_full(node) {
+        } else if self.is_full(node) {
             Target::Full
         } else {
             Target::Ready

@@ -58,6 +58,11 @@ pub fn all() -> Vec<Scenario> {
         ),
         row("10-disk-full", "refused before an offset is given, reading goes on, no restart", full_disk::run),
         row(
+            "10-one-disk-full",
+            "of several nodes': others lead, publishing goes on, nothing is placed there",
+            full_disk::one_of_several,
+        ),
+        row(
             "11-leader-stopped",
             "0 acks and 0 stale reads from it once it is fenced; others acknowledge soon",
             stopped::run,

@@ -342,7 +342,8 @@ impl World {
             let caught_up = learner.filter(|node| near(*node));
             leads.push(Led { shard: *shard, epoch, settled, durable, caught_up });
         }
-        let heartbeat = Heartbeat { node: at.node, boot: process.boot, full: false, leads };
+        let full = process.volume.is_full();
+        let heartbeat = Heartbeat { node: at.node, boot: process.boot, full, leads };
         // Whoever this process knows: a survivor may be another incarnation's by now.
         let group = self.group_of(at.node);
         let knows = |node: &&Node| node.group == group || placement.node(node.id).is_some();

@@ -175,7 +175,7 @@ impl Driver {
         let avoid = watch.avoid.map(|(_, node)| node);
         let fitness = |node| Fitness {
             live: self.is_live(state, node, now),
-            active: state.is_active(node),
+            active: self.may_be_preferred(state, node),
             avoided: avoid == Some(node),
         };
         if let Some((node, boot)) = round.winner(shard, row, fitness, &self.config, now) {
@@ -198,6 +198,11 @@ impl Driver {
     /// Whether the region knows the node and it is heard.
     pub(super) fn is_live(&self, state: &Placement, node: NodeId, now: Timestamp) -> bool {
         state.node(node).is_some() && self.liveness.is_live(node, now)
+    }
+
+    /// Whether the node is to lead, where another could too.
+    pub(super) fn may_be_preferred(&self, state: &Placement, node: NodeId) -> bool {
+        state.is_active(node) && !self.liveness.is_full(node)
     }
 
     /// Whether the node can be given a replica.

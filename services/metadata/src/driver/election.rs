@@ -52,7 +52,7 @@ struct Asked {
 pub(super) struct Fitness {
     /// It is heard: only such a node is elected.
     pub live: bool,
-    /// It is not draining.
+    /// It is not draining, and has room.
     pub active: bool,
     /// It was elected last, and did not lead.
     pub avoided: bool,

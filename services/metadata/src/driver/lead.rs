@@ -85,13 +85,11 @@ impl Driver {
         }
     }
 
-    /// A draining leader does, where another can lead.
+    /// A leader that is draining, or whose disk takes nothing, does, where another can lead.
     fn must_give_way(&self, at: At<'_>, elected: Elected, watch: &Watch) -> bool {
         let At { state, row, now, .. } = at;
-        let can_lead = |node: &NodeId| {
-            *node != elected.node && state.is_active(*node) && self.is_live(state, *node, now)
-        };
-        !state.is_active(elected.node)
+        let can_lead = |node: &NodeId| self.may_be_preferred(state, *node) && self.is_live(state, *node, now);
+        !self.may_be_preferred(state, elected.node)
             && row.members.iter().any(can_lead)
             && watch.transferred.is_none_or(|at| passed(at, now, self.config.transfer_retry))
     }

@@ -176,6 +176,34 @@ fn a_draining_leader_stays_while_no_other_lives() {
     assert_eq!(bench.begins(), 0);
 }
 
+/// A full disk takes nothing, and what others have room for goes on.
+#[test]
+fn a_leader_whose_disk_is_full_gives_way_to_one_that_has_room() {
+    let all = [1, 2, 3, 4];
+    let mut bench = Bench::led(4, &[1, 2, 3], 1);
+    bench.full = vec![1, 2];
+    bench.run(100, &all);
+    assert_eq!(bench.begins(), 1);
+    for node in 1..=3 {
+        bench.answer(node, end(1, 9));
+    }
+    assert_eq!(bench.leader().unwrap().node, NodeId(3));
+    // There is no better one any more.
+    bench.full = vec![1, 2, 3, 4];
+    bench.run(20_000, &all);
+    assert_eq!(bench.begins(), 1);
+}
+
+#[test]
+fn a_leader_whose_disk_is_full_stays_while_all_others_are_full_or_silent() {
+    let mut bench = Bench::led(4, &[1, 2, 3], 1);
+    bench.full = vec![2];
+    bench.run(2_000, &[1, 2, 4]);
+    bench.full = vec![1, 2];
+    bench.run(20_000, &[1, 2, 4]);
+    assert_eq!(bench.begins(), 0);
+}
+
 #[test]
 fn a_set_settles_once_its_leader_has_committed() {
     let mut bench = Bench::led(4, &[1, 2, 3], 1);

@@ -183,23 +183,13 @@ impl Gateway {
         }
     }
 
-    /// Whether the disk of the node that leads a shard takes nothing, as far as is known here. Its region has another lead, where
-    /// one has room.
-    fn is_full(&self, shard: ShardId) -> bool {
-        match self.region().route(shard) {
-            Route::Here(_) => self.host().is_full(),
-            Route::There(node) => self.region().is_full(node),
-            Route::Nowhere => false,
-        }
-    }
-
     /// Puts a batch into the queue of its shard's leader, wherever that is. Batches of one caller keep the order of these calls.
     ///
     /// # Errors
     /// [`Unqueued`]
     pub(crate) async fn queue_now(&self, batch: Checked) -> Result<Begun, Unqueued> {
-        if self.is_full(batch.shard) {
-            let message = "the disk of the node that leads this partition is full; publishing resumes by itself once another leads, or there is room";
+        if self.region().is_out_of_room(batch.shard) {
+            let message = "the disk of the node that leads this partition is full, or those of most that keep it; publishing resumes by itself";
             let error = ApiError::new(Reason::DiskFull, message).retry_after(Duration::from_secs(1));
             return Err(Unqueued::Refused(error));
         }

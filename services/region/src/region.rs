@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use meridian_metadata::catalog::has_recovered;
-use meridian_metadata::placement::Placement;
+use meridian_metadata::placement::{Placement, majority};
 use meridian_metadata::{GroupHandle, Standing};
 use meridian_mirror::{Dialer, DurableBoard, DurableMark, Identity, Neighbours, PeerHello, Vetting};
 use meridian_shard::{Ack, Message, Peers, Publish, PublishError, Reject, ShardHandle, ShardHost};
@@ -238,6 +238,15 @@ impl Region {
             return self.0.host.get().is_some_and(|host| host.is_full());
         }
         self.0.heard.read().get(&node).is_some_and(|heard| heard.full)
+    }
+
+    /// Whether what is published to a shard would be kept by no majority for want of room, or not by its leader, as far as is known here.
+    pub fn is_out_of_room(&self, shard: ShardId) -> bool {
+        let state = self.placement();
+        let Some(row) = state.shard(shard) else { return false };
+        let has_room = |node: &&NodeId| !self.is_full(**node);
+        row.leader().is_some_and(|elected| self.is_full(elected.node))
+            || row.members.iter().filter(has_room).count() < majority(&row.members)
     }
 
     /// Reads the Hello of another node of this region.

@@ -391,6 +391,8 @@ impl Running {
                 }
             }
             Request::Fence(epoch, reply) => {
+                // A full disk answers no fence, and whoever asked asks again.
+                self.fences.retain(|(_, reply)| !reply.is_closed());
                 self.fences.push((epoch, reply));
                 self.step(Input::Fence { epoch });
             }

@@ -8,7 +8,7 @@ use super::config::passed;
 use super::core::Driver;
 use super::effect::Election;
 use super::watch::{At, Plan, Told, Watch};
-use crate::placement::{Change, Elected};
+use crate::placement::{Change, Elected, majority};
 
 impl Driver {
     /// Gives a shard that has a leader what it needs next, one thing at a time.
@@ -85,12 +85,15 @@ impl Driver {
         }
     }
 
-    /// A leader that is draining, or whose disk takes nothing, does, where another can lead.
+    /// A draining leader does, where another can lead; one whose disk takes nothing, where so many have room that they can elect one
+    /// and commit: a disk that is full to the brim promises nothing either.
     fn must_give_way(&self, at: At<'_>, elected: Elected, watch: &Watch) -> bool {
         let At { state, row, now, .. } = at;
-        let can_lead = |node: &NodeId| self.may_be_preferred(state, *node) && self.is_live(state, *node, now);
+        let can_lead =
+            |node: &&NodeId| self.may_be_preferred(state, **node) && self.is_live(state, **node, now);
+        let needed = if state.is_active(elected.node) { majority(&row.members) } else { 1 };
         !self.may_be_preferred(state, elected.node)
-            && row.members.iter().any(can_lead)
+            && row.members.iter().filter(can_lead).count() >= needed
             && watch.transferred.is_none_or(|at| passed(at, now, self.config.transfer_retry))
     }
 

@@ -24,6 +24,5 @@ pub use command::{Change, Command, Found, Join};
 pub use joining::Due;
 pub use machine::reply_from_bytes;
 pub use reply::{Outcome, Refusal, RefusalCode, Reply};
-pub(crate) use rows::majority;
-pub use rows::{Elected, Founded, Move, NodeRow, NodeState, ShardRow};
+pub use rows::{Elected, Founded, Move, NodeRow, NodeState, ShardRow, majority};
 pub use state::Placement;

@@ -99,6 +99,6 @@ impl ShardRow {
 }
 
 /// How many of a set are more than half of it.
-pub(crate) fn majority(members: &[NodeId]) -> usize {
+pub fn majority(members: &[NodeId]) -> usize {
     members.len() / 2 + 1
 }

@@ -92,6 +92,13 @@ pub async fn run(args: Restore) -> Outcome {
         print(&plan)?;
     }
     if args.dry_run {
+        let left = plan.voters.iter().filter(|voter| !plan.lost.contains(voter)).count();
+        if left > plan.voters.len() / 2 {
+            eprintln!(
+                "{left} of the {} nodes that decide are left, a majority: this will be refused, unless a shard has lost the majority of its replicas",
+                plan.voters.len()
+            );
+        }
         return Ok(Exit::Ok);
     }
     let request = v1::RestoreRegionRequest {

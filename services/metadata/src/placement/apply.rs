@@ -55,7 +55,12 @@ impl Placement {
 }
 
 pub(super) fn no_node(id: NodeId) -> Refusal {
-    refuse(Code::NodeNotFound, format!("this region knows no node {id}; start it, so that it joins"))
+    refuse(
+        Code::NodeNotFound,
+        format!(
+            "this region knows no node {id}: add it first, or choose one that `meridian node list` shows"
+        ),
+    )
 }
 
 pub(crate) fn no_shard(id: ShardId) -> Refusal {

@@ -8,7 +8,7 @@ export ROCKSDB_LIB_DIR := $(MERIDIAN_BUILD)/rocksdb
 export ROCKSDB_STATIC := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint fmt sim sim-mutants chaos bench clean
+.PHONY: help setup build demo test lint fmt sim sim-mutants chaos bench bench-full clean
 
 help: ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,8 +42,11 @@ sim-mutants: setup ## Breaks the cores on purpose, one fault at a time, and show
 chaos: build ## Faults on real processes, all of them; goes on where it was interrupted.
 	MERIDIAN_BIN="$(CARGO_TARGET_DIR)/debug/meridian" cargo run --locked -p meridian-chaos-live -- run --resume --state "$(MERIDIAN_BUILD)/chaos.jsonl"
 
-bench: setup ## Measures; writes benches/RESULTS.md.
+bench: setup ## Measures beside JetStream and Kafka, some minutes; writes benches/RESULTS.md.
 	cargo run --locked --release -p meridian-benches
+
+bench-full: setup ## The same, every row and longer: hours; goes on where it was interrupted.
+	cargo run --locked --release -p meridian-benches -- --full
 
 clean: ## Removes what was built, but for RocksDB.
 	rm -rf "$(CARGO_TARGET_DIR)" bin

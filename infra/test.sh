@@ -65,6 +65,8 @@ else
 fi
 
 if [[ "${1:-all}" != lint ]]; then
+    # What the benchmark compares with is started for real by its tests.
+    step 'NATS JetStream, for the benchmark' benches/peers/jetstream/fetch.sh
     step 'building the tests' cargo test --locked --workspace --exclude meridian-tidy --no-run
     # The binary of the command's own tests serves the chaos tests too: built alone it would need every dependency again,
     # with other features.

@@ -24,6 +24,9 @@ pub enum BenchError {
     /// Reading ended.
     #[error(transparent)]
     Consume(#[from] ConsumeError),
+    /// Kafka's client refuses.
+    #[error("Kafka: {0}")]
+    Kafka(#[from] rdkafka::error::KafkaError),
     /// A plain call of the gateway failed. It is not tried again: it would count twice.
     #[error("a unary publish failed: {0}")]
     Unary(Box<tonic::Status>),

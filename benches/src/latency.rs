@@ -1,8 +1,9 @@
-//! Times by quantile. Flows in: durations. Flows out: three quantiles in microseconds.
+//! Times by quantile. Flows in: durations. Flows out: quantiles in microseconds.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 /// Over an hour counts as an hour.
 const MOST_MICROS: u64 = 3_600_000_000;
@@ -39,16 +40,23 @@ impl Latencies {
 
     /// None if there were none.
     pub fn quantiles(&self) -> Option<Quantiles> {
+        let at = |part: f64| self.0.value_at_quantile(part);
+        let curve = CURVE.iter().map(|percentile| (*percentile, at(percentile / 100.0)));
         (self.count() > 0).then(|| Quantiles {
-            p50: self.0.value_at_quantile(0.5),
-            p99: self.0.value_at_quantile(0.99),
+            p50: at(0.5),
+            p99: at(0.99),
             max: self.0.max(),
+            curve: curve.collect(),
         })
     }
 }
 
+/// The percentiles of a curve.
+const CURVE: [f64; 14] =
+    [0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 97.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0];
+
 /// In microseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Quantiles {
     /// Half are below.
     pub p50: u64,
@@ -56,6 +64,8 @@ pub struct Quantiles {
     pub p99: u64,
     /// The worst.
     pub max: u64,
+    /// Percentile by percentile.
+    pub curve: Vec<(f64, u64)>,
 }
 
 #[cfg(test)]
@@ -69,9 +79,10 @@ mod tests {
         (1..=50).for_each(|ms| all.record(Duration::from_millis(ms)));
         (51..=100).for_each(|ms| half.record(Duration::from_millis(ms)));
         all.merge(&half);
-        let Quantiles { p50, p99, max } = all.quantiles().unwrap();
+        let Quantiles { p50, p99, max, curve } = all.quantiles().unwrap();
         let near = |micros: u64, ms: u64| micros.abs_diff(ms * 1000) <= ms;
         assert!(near(p50, 50) && near(p99, 99) && near(max, 100), "{p50} {p99} {max}");
+        assert!(curve.is_sorted_by_key(|(_, micros)| *micros) && curve.len() == CURVE.len());
         assert_eq!(all.count(), 100);
     }
 

@@ -9,26 +9,32 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{BenchError, io};
 use crate::latency::{Latencies, Quantiles};
 
 const FILE_BYTES: usize = 256 << 20;
 const SIZES: [usize; 3] = [4 << 10, 64 << 10, 1 << 20];
+const COPIED: usize = 1 << 30;
 const TCP_CHUNK: usize = 64 << 10;
 
 /// The machine at one moment.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// Write, then fdatasync, one after the other, over a file that was written with zeros before.
-    pub disk: [Sync; 3],
+    pub disk: [SyncRate; 3],
     /// One TCP connection over loopback, in bytes a second.
     pub tcp: f64,
+    /// Copying 1 GiB from one place in memory to another, in bytes a second.
+    pub copy: f64,
+    /// CRC-32C of 1 KiB after 1 KiB, in bytes a second.
+    pub crc: f64,
 }
 
 /// One size of writes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sync {
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SyncRate {
     /// Of each write.
     pub bytes: usize,
     /// A write and its fdatasync.
@@ -46,26 +52,7 @@ impl Limits {
         let disk = [disk(SIZES[0])?, disk(SIZES[1])?, disk(SIZES[2])?];
         std::fs::remove_file(&path).map_err(io("remove the file for measuring the disk"))?;
         let tcp = tcp_rate(span).map_err(io("measure the loopback"))?;
-        Ok(Self { disk, tcp })
-    }
-
-    /// The better of two moments in each: ratios are to what the machine can do.
-    pub fn best(&self, other: &Self) -> Self {
-        let better = |a: Sync, b: Sync| if a.rate >= b.rate { a } else { b };
-        Self {
-            disk: std::array::from_fn(|i| better(self.disk[i], other.disk[i])),
-            tcp: self.tcp.max(other.tcp),
-        }
-    }
-
-    /// The smallest durable write, in microseconds: half of them take less.
-    pub fn small_sync_p50(&self) -> u64 {
-        self.disk[0].took.p50
-    }
-
-    /// Bytes a second in large durable writes.
-    pub fn large_sync_rate(&self) -> f64 {
-        self.disk[2].rate
+        Ok(Self { disk, tcp, copy: copy_rate(span), crc: crc_rate(span) })
     }
 }
 
@@ -79,7 +66,7 @@ fn zeroed(path: &Path) -> std::io::Result<File> {
     Ok(file)
 }
 
-fn sync_rate(file: &File, bytes: usize, span: Duration) -> std::io::Result<Sync> {
+fn sync_rate(file: &File, bytes: usize, span: Duration) -> std::io::Result<SyncRate> {
     let mut data = vec![0; bytes];
     StdRng::seed_from_u64(2).fill_bytes(&mut data);
     let mut took = Latencies::new();
@@ -98,7 +85,7 @@ fn sync_rate(file: &File, bytes: usize, span: Duration) -> std::io::Result<Sync>
     }
     let rate = took.count() as f64 * bytes as f64 / begun.elapsed().as_secs_f64();
     let none = || std::io::Error::other("not one write was done in time");
-    Ok(Sync { bytes, took: took.quantiles().ok_or_else(none)?, rate })
+    Ok(SyncRate { bytes, took: took.quantiles().ok_or_else(none)?, rate })
 }
 
 fn tcp_rate(span: Duration) -> std::io::Result<f64> {
@@ -129,6 +116,35 @@ fn tcp_rate(span: Duration) -> std::io::Result<f64> {
     Ok(rate)
 }
 
+fn copy_rate(span: Duration) -> f64 {
+    let from = vec![7_u8; COPIED];
+    // Of zeros it would be given when it is first written to, and that would be measured.
+    let mut to = vec![1_u8; COPIED];
+    let (begun, mut total) = (Instant::now(), 0);
+    loop {
+        to.copy_from_slice(std::hint::black_box(&from));
+        std::hint::black_box(&mut to);
+        total += COPIED;
+        if begun.elapsed() >= span {
+            return total as f64 / begun.elapsed().as_secs_f64();
+        }
+    }
+}
+
+fn crc_rate(span: Duration) -> f64 {
+    let data = vec![7_u8; 1 << 20];
+    let (begun, mut total) = (Instant::now(), 0);
+    loop {
+        for part in data.chunks(1024) {
+            std::hint::black_box(crc32c::crc32c(std::hint::black_box(part)));
+        }
+        total += data.len();
+        if begun.elapsed() >= span {
+            return total as f64 / begun.elapsed().as_secs_f64();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,18 +153,9 @@ mod tests {
     fn each_limit_is_measured_and_nothing_is_left_behind() {
         let dir = tempfile::tempdir().unwrap();
         let limits = Limits::measure(dir.path(), Duration::from_millis(20)).unwrap();
-        assert_eq!(limits.disk.map(|sync| sync.bytes), SIZES);
+        assert_eq!(limits.disk.each_ref().map(|sync| sync.bytes), SIZES);
         assert!(limits.disk.iter().all(|sync| sync.rate > 0.0) && limits.tcp > 0.0);
+        assert!(limits.copy > 0.0 && limits.crc > 0.0);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn ratios_are_to_the_better_of_two_moments() {
-        let sync = |rate| Sync { bytes: 1, took: Quantiles { p50: 1, p99: 1, max: 1 }, rate };
-        let one = Limits { disk: [sync(1.0), sync(5.0), sync(3.0)], tcp: 2.0 };
-        let two = Limits { disk: [sync(2.0), sync(4.0), sync(3.0)], tcp: 1.0 };
-        let best = one.best(&two);
-        assert_eq!(best.disk.map(|sync| sync.rate), [2.0, 5.0, 3.0]);
-        assert_eq!(best.tcp, 2.0);
     }
 }

@@ -1,192 +1,280 @@
-//! One row, from an empty stream to copies that agree.
+//! One case, from servers that start to copies that agree.
 
-use std::time::Duration;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tokio::sync::{oneshot, watch};
-use tokio::time::timeout;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 
+use crate::PATIENCE;
+use crate::cluster::Cluster;
 use crate::error::BenchError;
-use crate::latency::Quantiles;
-use crate::load::{Published, Ready};
-use crate::pace::Clock;
-use crate::plan::{Row, Spans};
-use crate::reader::{self, Read};
+use crate::load;
+use crate::plan::{Before, Case, Place, Publish, Shape, Spans, VALUE_BYTES, Work};
+use crate::read::{self, Read};
+use crate::record::Outcome;
+use crate::site::Site;
+use crate::tally::{Published, Tally};
+use crate::tools::Tools;
 use crate::usage::{Snapshot, Usage};
-use crate::world::{PATIENCE, World};
+use crate::wan::Wan;
 
 /// A sender that is later than this, once in a hundred, offered another load than the row says.
 const LATE_P99_MICROS: u64 = 5_000;
 /// And so did one that took longer for it by more than this.
 const LEAST_HELD: f64 = 0.99;
+/// The stream of the load that is measured.
+const STREAM: &str = "measured";
+/// The stream of what is there before.
+const OTHER: &str = "before";
+const LOOK: Duration = Duration::from_millis(5);
 
-/// What a row came to.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
-    /// Which.
-    pub row: Row,
-    /// Acknowledged, the warm-up included; `verify` found so many in each region.
-    pub total: u64,
-    /// Acknowledged a second, within the counted span.
-    pub rate: f64,
-    /// From when an event was due (closed loop: sent) to its acknowledgement.
-    pub ack: Quantiles,
-    /// From when an event was due to when the other region's reader had it.
-    pub lag: Option<Quantiles>,
-    /// How much after the last acknowledgement that reader had everything.
-    pub drained: Option<Duration>,
-    /// How late the sender was, in an open loop.
-    pub late: Option<Quantiles>,
-    /// The rate at which it sent, as a part of the one it should hold.
-    pub held: Option<f64>,
-    /// What it took, from the first event to the last one read.
-    pub usage: Usage,
+/// What measuring needs.
+#[derive(Debug)]
+pub struct Bench<'a> {
+    /// The binaries.
+    pub tools: &'a Tools,
+    /// For how long.
+    pub spans: Spans,
+    /// A folder that is not there yet.
+    pub dir: &'a Path,
 }
 
-impl Outcome {
-    fn new(
-        row: Row,
-        spans: &Spans,
-        published: &Published,
-        read: Option<&Read>,
-        usage: Usage,
-    ) -> Result<Self, BenchError> {
-        let nothing = || BenchError::wrong(format!("{}: nothing was counted", row.name()));
-        let held = row.load.rate().map(|rate| {
-            let least = published.total.saturating_sub(1) as f64 / rate as f64;
-            (least / published.last_sent.as_secs_f64().max(least)).min(1.0)
-        });
-        Ok(Self {
-            row,
-            total: published.total,
-            rate: published.counted as f64 / spans.counted.as_secs_f64(),
-            ack: published.ack.quantiles().ok_or_else(nothing)?,
-            lag: read.map(|read| read.lag.quantiles().ok_or_else(nothing)).transpose()?,
-            drained: read.map(|read| read.last.saturating_sub(published.last_ack)),
-            late: published.late.quantiles(),
-            held,
+impl Bench<'_> {
+    /// Measures a case.
+    ///
+    /// # Errors
+    /// What came is no figure, and why.
+    pub async fn measure(&self, case: &Case) -> Result<Outcome, BenchError> {
+        let outcome = match case.place {
+            Place::Wan(line) => tokio::task::block_in_place(|| {
+                let wan = Wan::make(line)?;
+                wan.run(|| self.measure_at(case, &wan.sites))
+            }),
+            Place::Alone | Place::Trio | Place::Two => {
+                self.measure_at(case, &crate::site::loopback(case.place)).await
+            }
+        };
+        // What a failed case left.
+        let _ = std::fs::remove_dir_all(self.dir);
+        outcome
+    }
+
+    async fn measure_at(&self, case: &Case, sites: &[Site]) -> Result<Outcome, BenchError> {
+        match case.work {
+            Work::Append(bytes) => crate::files::append(self.dir, bytes, self.spans.counted).await,
+            Work::ReadFile(bytes) => crate::files::read_once(self.dir, bytes).await,
+            Work::Recover(bytes) => crate::recovery::recover(self, bytes).await,
+            Work::CatchUp(events) => {
+                let cluster = self.start(case, sites).await?;
+                let outcome = self.catch_up(&cluster, events).await?;
+                cluster.end().await?;
+                Ok(outcome)
+            }
+            Work::Publish(load) => {
+                let cluster = self.start(case, sites).await?;
+                self.prepare(&cluster, load.before).await?;
+                let outcome = self.publish(&cluster, case.place, load).await?;
+                cluster.end().await?;
+                Ok(outcome)
+            }
+        }
+    }
+
+    async fn start(&self, case: &Case, sites: &[Site]) -> Result<Cluster, BenchError> {
+        Cluster::start(case.system, case.place, sites, self.tools, self.dir.to_path_buf()).await
+    }
+
+    /// What is there before the load.
+    async fn prepare(&self, cluster: &Cluster, before: Before) -> Result<(), BenchError> {
+        match before {
+            Before::Nothing => Ok(()),
+            Before::Streams(streams) => {
+                let Cluster::Meridian(world) = cluster else {
+                    return Err(BenchError::wrong("only Meridian is measured beside idle streams"));
+                };
+                world.create_many(streams).await
+            }
+            Before::Bytes(bytes) => {
+                cluster.create(OTHER).await?;
+                self.fill(cluster, OTHER, bytes / VALUE_BYTES as u64).await
+            }
+        }
+    }
+
+    /// Publishes so many events, as fast as they go.
+    pub async fn fill(&self, cluster: &Cluster, stream: &str, events: u64) -> Result<(), BenchError> {
+        let load = Publish::max(Shape::Batched, None);
+        let published = self.send(cluster, stream, Publish { most: Some(events), ..load }).await?;
+        if published.total == events {
+            return Ok(());
+        }
+        Err(BenchError::wrong(format!("{} events of {events} were published", published.total)))
+    }
+
+    async fn send(&self, cluster: &Cluster, stream: &str, load: Publish) -> Result<Published, BenchError> {
+        let tally = Arc::new(Tally::new(self.spans, load.window));
+        let sender = cluster.sender(stream, load.shape, Arc::clone(&tally)).await?;
+        load::publish(sender, load, self.spans, tally).await
+    }
+
+    async fn publish(&self, cluster: &Cluster, place: Place, load: Publish) -> Result<Outcome, BenchError> {
+        cluster.create(STREAM).await?;
+        if place.mirrors() {
+            cluster.mirror(STREAM).await?;
+        }
+        let (start, started) = watch::channel(None);
+        let (publish, published_all) = watch::channel(None);
+        let mut readers: Vec<JoinHandle<Result<Read, BenchError>>> = Vec::new();
+        for _ in 0..load.readers {
+            let reader = cluster.reader(place.regions().len() - 1, STREAM).await?;
+            let reading = read::read(reader, self.spans.warm, started.clone(), published_all.clone());
+            readers.push(tokio::spawn(reading));
+        }
+        let nodes = cluster.nodes();
+        let tally = Arc::new(Tally::new(self.spans, load.window));
+        let sender = cluster.sender(STREAM, load.shape, Arc::clone(&tally)).await?;
+        let before = Snapshot::take(&nodes)?;
+        let _ = start.send(Some(tally.clock()));
+        let published = load::publish(sender, load, self.spans, Arc::clone(&tally)).await?;
+        let _ = publish.send(Some(published.total));
+        let mut read: Option<Read> = None;
+        for reader in readers {
+            let one = timeout(PATIENCE, reader).await;
+            let one =
+                one.map_err(|_| BenchError::wrong("the stream was not read to its end in time"))???;
+            read = Some(match read {
+                Some(all) => Read::and(all, &one),
+                None => one,
+            });
+        }
+        let mirrored = if place.mirrors() {
+            self.until_mirrored(cluster, STREAM, published.total).await?;
+            Some(published.total as f64 / tally.clock().now().as_secs_f64())
+        } else {
+            None
+        };
+        let usage = before.usage(&nodes)?;
+        cluster.verify(STREAM, published.total).await?;
+        let outcome = outcome(&self.spans, place, load, &published, read.as_ref(), usage);
+        Ok(Outcome { mirrored, ..outcome })
+    }
+
+    /// Events that the second region could not take are mirrored as soon as it can.
+    async fn catch_up(&self, cluster: &Cluster, events: u64) -> Result<Outcome, BenchError> {
+        cluster.create(STREAM).await?;
+        cluster.hold()?;
+        self.fill(cluster, STREAM, events).await?;
+        let nodes = cluster.nodes();
+        let before = Snapshot::take(&nodes)?;
+        let begun = Instant::now();
+        let had = cluster.let_go(STREAM).await?;
+        self.until_mirrored(cluster, STREAM, events).await?;
+        let seconds = begun.elapsed().as_secs_f64();
+        let usage = before.usage(&nodes)?;
+        cluster.verify(STREAM, events).await?;
+        let rate = (events - had) as f64 / seconds;
+        Ok(Outcome {
+            events,
+            rate,
+            bytes: rate * VALUE_BYTES as f64,
+            seconds: Some(seconds),
             usage,
+            ..Outcome::default()
         })
     }
 
-    /// Why this is no figure of the load it names, if so.
-    pub fn invalid(&self) -> Option<String> {
-        let held = self.held?;
-        if held < LEAST_HELD {
-            return Some(format!("sent at {:.0} % of the rate", held * 100.0));
+    async fn until_mirrored(&self, cluster: &Cluster, stream: &str, events: u64) -> Result<(), BenchError> {
+        let (mut held, mut moved) = (0, Instant::now());
+        loop {
+            let now = cluster.mirrored(stream).await?;
+            if now >= events {
+                return Ok(());
+            }
+            if now > held {
+                (held, moved) = (now, Instant::now());
+            } else if moved.elapsed() > PATIENCE {
+                let what = format!("the second region holds {now} events of {events}, and gets no more");
+                return Err(BenchError::wrong(what));
+            }
+            sleep(LOOK).await;
         }
-        let late = self.late.filter(|late| late.p99 > LATE_P99_MICROS)?;
-        Some(format!("sender late by {:.0} ms at p99", late.p99 as f64 / 1000.0))
-    }
-
-    /// CPU seconds of all nodes for a million events.
-    pub fn cpu_per_million(&self) -> f64 {
-        let cpu: f64 = self.usage.nodes.iter().map(|(_, seconds)| seconds).sum();
-        cpu / self.total.max(1) as f64 * 1e6
     }
 }
 
-/// Measures a row.
-pub async fn measure(world: &World, row: Row, spans: Spans) -> Result<Outcome, BenchError> {
-    let stream = row.name();
-    world.create(&stream).await?;
-    let (start, started) = watch::channel(None);
-    let (publish, published_all) = watch::channel(None);
-    let reading = match world.second() {
-        Some(region) => {
-            let (tell, ready) = oneshot::channel();
-            let client = region.client.clone();
-            let mut task =
-                tokio::spawn(reader::read(client, stream.clone(), spans.warm, tell, started, published_all));
-            tokio::select! {
-                Ok(()) = ready => {}
-                // Only an error ends it before it is ready.
-                ended = &mut task => { ended??; }
-            }
-            Some(task)
-        }
-        None => None,
-    };
-    let ready = Ready::new(world.first(), &stream, row.load, spans).await?;
-    let nodes = world.nodes();
-    let before = Snapshot::take(&nodes)?;
-    let clock = Clock::start();
-    let _ = start.send(Some(clock));
-    let published = ready.run(clock).await?;
-    let _ = publish.send(Some(published.total));
-    let read = match reading {
-        Some(task) => {
-            let read = timeout(PATIENCE, task).await;
-            Some(read.map_err(|_| BenchError::wrong(format!("{stream} was not read to its end in time")))???)
-        }
-        None => None,
-    };
-    let usage = before.usage(&nodes)?;
-    world.verify(&stream, published.total).await?;
-    Outcome::new(row, &spans, &published, read.as_ref(), usage)
+fn outcome(
+    spans: &Spans,
+    place: Place,
+    load: Publish,
+    published: &Published,
+    read: Option<&Read>,
+    usage: Usage,
+) -> Outcome {
+    let held = load.pace.map(|rate| {
+        let least = published.total.saturating_sub(1) as f64 / rate as f64;
+        (least / published.last_sent.as_secs_f64().max(least)).min(1.0)
+    });
+    let rate = published.counted as f64 / spans.counted.as_secs_f64();
+    let lag = read.and_then(|read| read.lag.quantiles());
+    let late = published.late.quantiles();
+    let one_way = u64::try_from(place.one_way().as_micros()).unwrap_or(u64::MAX);
+    Outcome {
+        events: published.total,
+        rate,
+        bytes: rate * load.size as f64,
+        ack: published.ack.quantiles(),
+        above_one_way: lag.as_ref().map(|lag| lag.p50.saturating_sub(one_way)),
+        lag,
+        drained: read.map(|read| read.last.saturating_sub(published.last_ack).as_secs_f64()),
+        invalid: invalid(held, late.as_ref().map(|late| late.p99)),
+        late,
+        held,
+        usage,
+        ..Outcome::default()
+    }
+}
+
+/// Why this is no figure of the load it names, if so.
+fn invalid(held: Option<f64>, late_p99: Option<u64>) -> Option<String> {
+    let held = held?;
+    if held < LEAST_HELD {
+        return Some(format!("sent at {:.0} % of the rate", held * 100.0));
+    }
+    let late = late_p99.filter(|late| *late > LATE_P99_MICROS)?;
+    Some(format!("sender late by {:.0} ms at p99", late as f64 / 1000.0))
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use super::*;
-    use crate::plan::{Load, World};
-
-    /// A row as it may come out.
-    pub fn outcome(world: World, load: Load) -> Outcome {
-        let times = |p50| Quantiles { p50, p99: 2 * p50, max: 3 * p50 };
-        Outcome {
-            row: Row { world, load },
-            total: 12_000,
-            rate: 1000.0,
-            ack: times(2_000),
-            lag: (world != World::Alone).then(|| times(45_000)),
-            drained: (world != World::Alone).then(|| Duration::from_millis(1500)),
-            late: load.rate().map(|_| times(100)),
-            held: load.rate().map(|_| 1.0),
-            usage: Usage {
-                nodes: vec![("us-1".to_owned(), 1.5), ("eu-2".to_owned(), 0.5)],
-                peak_rss: vec![100 << 20, 90 << 20],
-                own: 1.0,
-                others: 0.1,
-                stolen: 0.0,
-                took: Duration::from_secs(12),
-            },
-        }
-    }
+    use crate::latency::Latencies;
 
     #[test]
     fn a_sender_that_is_late_offered_another_load() {
-        let mut late = outcome(World::Two, Load::SdkRate(1000));
-        assert_eq!(late.invalid(), None);
-        late.held = Some(0.9);
-        assert_eq!(late.invalid().as_deref(), Some("sent at 90 % of the rate"));
-        late.held = Some(1.0);
-        late.late = Some(Quantiles { p50: 10, p99: 7_000, max: 8_000 });
-        assert_eq!(late.invalid().as_deref(), Some("sender late by 7 ms at p99"));
-        assert_eq!(outcome(World::Two, Load::SdkMax).invalid(), None);
+        assert_eq!(invalid(Some(1.0), Some(100)), None);
+        assert_eq!(invalid(Some(0.9), Some(100)).as_deref(), Some("sent at 90 % of the rate"));
+        assert_eq!(invalid(Some(1.0), Some(7_000)).as_deref(), Some("sender late by 7 ms at p99"));
+        assert_eq!(invalid(None, Some(7_000)), None);
     }
 
     #[test]
     fn a_rate_is_held_if_the_last_event_is_sent_when_due() {
-        let (row, spans) = (Row { world: World::Two, load: Load::SdkRate(100) }, Spans::FULL);
         let of = |last_sent| {
-            let mut published = blank(1201);
-            published.last_sent = Duration::from_secs(last_sent);
-            Outcome::new(row, &spans, &published, None, Usage::default()).unwrap().held.unwrap()
+            let published = Published {
+                total: 1201,
+                counted: 1000,
+                ack: Latencies::new(),
+                last_ack: Duration::ZERO,
+                late: Latencies::new(),
+                last_sent: Duration::from_secs(last_sent),
+            };
+            let (load, usage) = (Publish::paced(100), Usage::default());
+            outcome(&Spans::FULL, Place::Two, load, &published, None, usage)
         };
-        assert!((of(12) - 1.0).abs() < 1e-9 && (of(24) - 0.5).abs() < 1e-9);
-    }
-
-    #[test]
-    fn cpu_is_for_a_million_events() {
-        let cpu = outcome(World::Two, Load::SdkMax).cpu_per_million();
-        assert!((cpu - 2.0 / 0.012).abs() < 1e-9, "{cpu}");
-    }
-
-    fn blank(total: u64) -> Published {
-        let mut ack = crate::latency::Latencies::new();
-        ack.record(Duration::from_millis(1));
-        let late = ack.clone();
-        let zero = Duration::ZERO;
-        Published { total, counted: 1, ack, last_ack: zero, late, last_sent: zero }
+        assert!((of(12).held.unwrap() - 1.0).abs() < 1e-9 && (of(24).held.unwrap() - 0.5).abs() < 1e-9);
+        assert!(of(12).invalid.is_none() && of(24).invalid.is_some());
+        assert!((of(12).rate - 100.0).abs() < 1e-9 && (of(12).bytes - 102_400.0).abs() < 1e-9);
     }
 }

@@ -9,8 +9,6 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use crate::plan::VALUE_BYTES;
-
 /// Events of one key keep their order; enough keys to use every partition.
 const KEYS: u64 = 1000;
 /// Values are cut out of so many bytes, which do not compress.
@@ -32,11 +30,6 @@ impl Pace {
     pub fn due(self, index: u64) -> Duration {
         let nanos = u128::from(index) * 1_000_000_000 / u128::from(self.rate);
         Duration::from_nanos(nanos as u64)
-    }
-
-    /// How many are due in a span.
-    pub fn events(self, span: Duration) -> u64 {
-        (span.as_nanos() * u128::from(self.rate)).div_ceil(1_000_000_000) as u64
     }
 }
 
@@ -76,13 +69,11 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    const BYTES: usize = 16;
+    /// What it takes of a value.
+    pub const BYTES: usize = 16;
 
     /// Reads it back; none if that is no event of ours.
     pub fn of(value: &[u8]) -> Option<Self> {
-        if value.len() != VALUE_BYTES {
-            return None;
-        }
         let (index, rest) = value.split_first_chunk::<8>()?;
         let (nanos, _) = rest.split_first_chunk::<8>()?;
         Some(Self {
@@ -96,31 +87,35 @@ impl Stamp {
 #[derive(Clone, Debug)]
 pub struct Events {
     pool: Bytes,
+    keys: Vec<Bytes>,
+    size: usize,
 }
 
 impl Events {
-    /// The same every time.
-    pub fn new() -> Self {
-        let mut pool = vec![0; POOL_BYTES];
+    /// With values of so many bytes; a stamp's at least. The same every time.
+    pub fn new(size: usize) -> Self {
+        let size = size.max(Stamp::BYTES);
+        let mut pool = vec![0; POOL_BYTES + size];
         StdRng::seed_from_u64(1).fill_bytes(&mut pool);
-        Self { pool: pool.into() }
+        let keys = (0..KEYS).map(|key| format!("key-{key:03}").into()).collect();
+        Self { pool: pool.into(), keys, size }
     }
 
-    /// A value of [`VALUE_BYTES`] with its stamp.
+    /// A value with its stamp.
     pub fn value(&self, stamp: Stamp) -> Bytes {
-        let mut value = Vec::with_capacity(VALUE_BYTES);
+        let mut value = Vec::with_capacity(self.size);
         value.extend_from_slice(&stamp.index.to_le_bytes());
         value.extend_from_slice(&(stamp.due.as_nanos() as u64).to_le_bytes());
-        let rest = VALUE_BYTES - Stamp::BYTES;
+        let rest = self.size - Stamp::BYTES;
         // Another place in the pool for each, at no multiple of anything.
-        let at = (stamp.index.wrapping_mul(7919) % (POOL_BYTES - rest) as u64) as usize;
+        let at = (stamp.index.wrapping_mul(7919) % POOL_BYTES as u64) as usize;
         value.extend_from_slice(&self.pool[at..at + rest]);
         value.into()
     }
 
     /// Which key.
     pub fn key(&self, index: u64) -> Bytes {
-        format!("key-{:03}", index % KEYS).into()
+        self.keys[(index % KEYS) as usize].clone()
     }
 }
 
@@ -133,19 +128,18 @@ mod tests {
         let pace = Pace::new(3);
         assert_eq!(pace.due(0), Duration::ZERO);
         assert_eq!(pace.due(3_000_000_000), Duration::from_secs(1_000_000_000));
-        assert_eq!(pace.events(Duration::from_secs(10)), 30);
-        let (last, span) = (pace.events(Duration::from_secs(10)) - 1, Duration::from_secs(10));
-        assert!(pace.due(last) < span && pace.due(last + 1) >= span);
+        assert!(pace.due(29) < Duration::from_secs(10) && pace.due(30) >= Duration::from_secs(10));
     }
 
     #[test]
     fn an_event_says_when_it_was_due() {
-        let events = Events::new();
+        let events = Events::new(1024);
         let stamp = Stamp { index: 77, due: Duration::from_micros(1_234_567) };
         let value = events.value(stamp);
-        assert_eq!(value.len(), VALUE_BYTES);
+        assert_eq!(value.len(), 1024);
         assert_eq!(Stamp::of(&value), Some(stamp));
-        assert_eq!(Stamp::of(&value[1..]), None);
+        assert_eq!(Stamp::of(&value[..Stamp::BYTES - 1]), None);
+        assert_eq!(Events::new(0).value(stamp).len(), Stamp::BYTES);
         let other = events.value(Stamp { index: 78, ..stamp });
         assert_ne!(value[Stamp::BYTES..], other[Stamp::BYTES..]);
     }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{BenchError, io};
 
 /// Linux tells user space hundredths of a second, whatever its own clock.
@@ -26,7 +28,7 @@ pub struct Snapshot {
 }
 
 /// What was used between two moments.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
     /// CPU seconds of each node, user and system.
     pub nodes: Vec<(String, f64)>,
@@ -40,6 +42,18 @@ pub struct Usage {
     pub stolen: f64,
     /// From one moment to the other.
     pub took: Duration,
+}
+
+impl Usage {
+    /// CPU seconds of all nodes.
+    pub fn servers(&self) -> f64 {
+        self.nodes.iter().map(|(_, seconds)| seconds).sum()
+    }
+
+    /// The most that any node took, in bytes.
+    pub fn most_memory(&self) -> u64 {
+        self.peak_rss.iter().copied().max().unwrap_or(0)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +75,16 @@ impl Snapshot {
                 .map(|node| Ok((node.name.clone(), ticks(&node.pid.to_string())?)))
                 .collect::<Result<_, BenchError>>()?,
         })
+    }
+
+    /// Before processes were started that are running now.
+    ///
+    /// # Errors
+    /// /proc cannot be read.
+    pub fn before_start(nodes: &[Watched]) -> Result<Self, BenchError> {
+        let now = Self::take(nodes)?;
+        let nodes = now.nodes.iter().map(|(name, _)| (name.clone(), 0)).collect();
+        Ok(Self { nodes, ..now })
     }
 
     /// What was used since then.

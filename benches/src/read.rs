@@ -1,18 +1,18 @@
-//! Reads a row's stream in the other region: when each event came, and that each came once.
+//! Reads a row's stream in the last region: when each event came, and that each came once.
 
 use std::time::Duration;
 
-use meridian_sdk::{Client, ConsumerOptions, Item, StartFrom};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::PATIENCE;
+use crate::cluster::Reader;
 use crate::error::BenchError;
 use crate::latency::Latencies;
 use crate::pace::{Clock, Stamp};
-use crate::world::PATIENCE;
 
 /// More than any row publishes.
-const MOST_EVENTS: u64 = 1 << 26;
+const MOST_EVENTS: u64 = 1 << 28;
 
 /// What was read.
 #[derive(Debug)]
@@ -21,6 +21,16 @@ pub struct Read {
     pub lag: Latencies,
     /// When the last one came, on the row's clock.
     pub last: Duration,
+}
+
+impl Read {
+    /// What another reader read as well.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        self.lag.merge(&other.lag);
+        self.last = self.last.max(other.last);
+        self
+    }
 }
 
 /// Which events have come.
@@ -55,28 +65,18 @@ impl Seen {
     }
 }
 
-/// Reads until all that were published are there. `ready` is told once reading has begun; `clock` is given when the
-/// row starts, `total` when all is published.
+/// Reads until all that were published are there. `total` is given when all is published.
+///
+/// # Errors
+/// Something came twice, or came that was not published, or nothing comes any more.
 pub async fn read(
-    client: Client,
-    stream: String,
+    mut reader: Reader,
     warm: Duration,
-    ready: oneshot::Sender<()>,
     mut clock: watch::Receiver<Option<Clock>>,
     mut total: watch::Receiver<Option<u64>>,
 ) -> Result<Read, BenchError> {
-    let options = ConsumerOptions { from: StartFrom::Start, ..ConsumerOptions::default() };
-    let mut consumer = client.consumer(&stream, options)?;
-    // An empty stream is caught up with at once.
-    let first = timeout(PATIENCE, consumer.next()).await;
-    match first.map_err(|_| BenchError::wrong(format!("reading {stream} does not begin")))?? {
-        Item::Mark(mark) if mark.caught_up => {}
-        item => return Err(BenchError::wrong(format!("stream {stream} should be empty, and has {item:?}"))),
-    }
-    let _ = ready.send(());
     let ended = |_| BenchError::wrong("the row ended before its reader");
     let clock = clock.wait_for(Option::is_some).await.map_err(ended)?.unwrap_or_else(Clock::start);
-
     let mut seen = Seen::default();
     let mut read = Read { lag: Latencies::new(), last: Duration::ZERO };
     loop {
@@ -87,10 +87,12 @@ pub async fn read(
             return Ok(read);
         }
         tokio::select! {
-            item = timeout(PATIENCE, consumer.next()) => match item {
-                Ok(item) => take(item?, warm, clock, &mut seen, &mut read)?,
+            // What is there is taken without a look at anything else.
+            biased;
+            some = timeout(PATIENCE, reader.next()) => match some {
+                Ok(value) => take(&value?, warm, clock, &mut seen, &mut read)?,
                 Err(_) => {
-                    let what = format!("{} events of {known:?} were read of {stream}, then none", seen.events);
+                    let what = format!("{} events of {known:?} were read, then none", seen.events);
                     return Err(BenchError::wrong(what));
                 }
             },
@@ -100,27 +102,21 @@ pub async fn read(
 }
 
 fn take(
-    item: Item,
+    value: &[u8],
     warm: Duration,
     clock: Clock,
     seen: &mut Seen,
     read: &mut Read,
 ) -> Result<(), BenchError> {
-    match item {
-        Item::Event(event) => {
-            let now = clock.now();
-            let stamp = event.value.as_deref().and_then(Stamp::of);
-            let stamp = stamp.ok_or_else(|| BenchError::wrong("an event was read that is none of ours"))?;
-            seen.add(stamp.index)?;
-            read.last = now;
-            if stamp.due >= warm {
-                read.lag.record(now.saturating_sub(stamp.due));
-            }
-            Ok(())
-        }
-        Item::Gap(gap) => Err(BenchError::wrong(format!("offsets are missing: {gap:?}"))),
-        Item::Mark(_) => Ok(()),
+    let now = clock.now();
+    let stamp = Stamp::of(value);
+    let stamp = stamp.ok_or_else(|| BenchError::wrong("an event was read that is none of ours"))?;
+    seen.add(stamp.index)?;
+    read.last = now;
+    if stamp.due >= warm {
+        read.lag.record(now.saturating_sub(stamp.due));
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Events to batches.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use meridian_types::{Offset, ProducerEpoch, ProducerId};
 
-use crate::compress::compress;
+use crate::compress::compress_after;
 use crate::layout::{self, HEADER_BYTES, MAGIC_V2};
 use crate::{BatchError, Codec, Event, Limits, MAX_TIMESTAMP, Producer, RecordFault, varint};
 
@@ -17,7 +17,7 @@ pub struct BatchBuilder {
     limits: Limits,
     producer: Option<Producer>,
     /// Room for the header, then the records, not compressed.
-    buffer: BytesMut,
+    buffer: Vec<u8>,
     events: u32,
     base_timestamp: i64,
     max_timestamp: i64,
@@ -30,7 +30,7 @@ impl BatchBuilder {
             codec,
             limits: Limits::DEFAULT,
             producer: None,
-            buffer: BytesMut::zeroed(HEADER_BYTES),
+            buffer: vec![0; HEADER_BYTES],
             events: 0,
             base_timestamp: 0,
             max_timestamp: 0,
@@ -57,8 +57,13 @@ impl BatchBuilder {
     /// it takes.
     #[must_use]
     pub fn with_room_for(mut self, bytes: usize) -> Self {
-        self.buffer.reserve(bytes.min(self.limits.uncompressed_bytes));
+        self.make_room_for(bytes);
         self
+    }
+
+    /// Makes room for `bytes` of events more, as [`BatchBuilder::with_room_for`] does for the first ones.
+    pub fn make_room_for(&mut self, bytes: usize) {
+        self.buffer.reserve(bytes.min(self.limits.uncompressed_bytes));
     }
 
     /// How many events were pushed.
@@ -119,8 +124,9 @@ impl BatchBuilder {
         Ok(())
     }
 
-    /// The batch, with offset 0 and epoch 0 until a leader [stamps](crate::stamp) it. Records that its codec would
-    /// not make smaller are left as they are, and the batch says so.
+    /// The batch, with offset 0 and epoch 0 until a leader [stamps](crate::stamp) it. Records that its codec would make
+    /// smaller by less than a sixteenth, which is not worth what all readers spend on it, are left as they are, and the
+    /// batch says so. Of many records a sample decides, so that those which do not compress cost next to nothing.
     ///
     /// # Errors
     /// [`BatchError::Empty`], [`BatchError::Producer`] if the producer's id or epoch is negative, or
@@ -134,22 +140,15 @@ impl BatchBuilder {
         {
             return Err(BatchError::Producer { id: id.0, epoch: epoch.0, sequence: sequence.get() });
         }
-        if self.codec != Codec::None {
-            let compressed = compress(self.codec, &self.buffer[HEADER_BYTES..])?;
-            if HEADER_BYTES + compressed.len() < self.buffer.len() {
-                let mut buffer = BytesMut::with_capacity(HEADER_BYTES + compressed.len());
-                buffer.put_bytes(0, HEADER_BYTES);
-                buffer.put_slice(&compressed);
-                self.buffer = buffer;
-            } else {
-                self.codec = Codec::None;
-            }
+        match compress_after(HEADER_BYTES, self.codec, &self.buffer[HEADER_BYTES..])? {
+            Some(compressed) => self.buffer = compressed,
+            None => self.codec = Codec::None,
         }
         let header = self.header();
         self.buffer[..HEADER_BYTES].copy_from_slice(&header);
         let crc = crc32c::crc32c(&self.buffer[layout::ATTRIBUTES..]);
         self.buffer[layout::CRC..layout::CRC + 4].copy_from_slice(&crc.to_be_bytes());
-        Ok(self.buffer.freeze())
+        Ok(self.buffer.into())
     }
 
     /// The header of what is in the buffer, without its CRC.
@@ -182,12 +181,12 @@ fn nullable_bytes(part: Option<&Bytes>) -> usize {
     part.map_or(varint::size(-1), |part| varint::size(part.len() as i64) + part.len())
 }
 
-fn write_nullable(to: &mut BytesMut, part: Option<&Bytes>) {
+fn write_nullable(to: &mut Vec<u8>, part: Option<&Bytes>) {
     match part {
         None => varint::write(to, -1),
         Some(part) => {
             varint::write(to, part.len() as i64);
-            to.put_slice(part);
+            to.extend_from_slice(part);
         }
     }
 }
@@ -208,8 +207,8 @@ fn body_bytes(event: &Event, timestamp_delta: i64, offset_delta: u32) -> usize {
 }
 
 /// A record without its length.
-fn write_body(to: &mut BytesMut, event: &Event, timestamp_delta: i64, offset_delta: u32) {
-    to.put_u8(0);
+fn write_body(to: &mut Vec<u8>, event: &Event, timestamp_delta: i64, offset_delta: u32) {
+    to.push(0);
     varint::write(to, timestamp_delta);
     varint::write(to, i64::from(offset_delta));
     write_nullable(to, event.key.as_ref());
@@ -217,7 +216,7 @@ fn write_body(to: &mut BytesMut, event: &Event, timestamp_delta: i64, offset_del
     varint::write(to, event.headers.len() as i64);
     for header in &event.headers {
         varint::write(to, header.key.len() as i64);
-        to.put_slice(header.key.as_bytes());
+        to.extend_from_slice(header.key.as_bytes());
         write_nullable(to, header.value.as_ref());
     }
 }

@@ -30,6 +30,7 @@ pub fn decode(bytes: Bytes, limits: &Limits) -> Result<Records, BatchError> {
         base_timestamp: view.base_timestamp(),
         limits: *limits,
         records,
+        at: 0,
         next: 0,
     })
 }
@@ -42,8 +43,9 @@ pub struct Records {
     base_offset: Offset,
     base_timestamp: i64,
     limits: Limits,
-    /// Those that have not been given yet.
     records: Bytes,
+    /// Where the next one begins.
+    at: usize,
     next: u32,
 }
 
@@ -63,7 +65,7 @@ impl Iterator for Records {
         }
         let mut headers = Vec::new();
         let slice = |part: Option<&[u8]>| part.map(|part| self.records.slice_ref(part));
-        let mut walk = Walk::new(&self.records, self.next, self.base_timestamp);
+        let mut walk = Walk::new(&self.records[self.at..], self.next, self.base_timestamp);
         let record = walk.next(&self.limits, |key, value| {
             headers.push(Header { key: key.to_owned(), value: slice(value) });
         });
@@ -79,7 +81,7 @@ impl Iterator for Records {
             timestamp: Timestamp(record.timestamp.unsigned_abs()),
         };
         let offset = self.base_offset.plus(u64::from(self.next));
-        self.records = self.records.slice(self.records.len() - walk.rest().len()..);
+        self.at = self.records.len() - walk.rest().len();
         self.next += 1;
         Some(Record { offset, event })
     }

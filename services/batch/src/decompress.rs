@@ -6,10 +6,11 @@
 use std::io::{self, BufRead, Read};
 
 use flate2::bufread::GzDecoder;
+use lz4_flex::block::{DecompressError, decompress_into};
 use lz4_flex::frame::FrameDecoder;
 use zstd::stream::read::Decoder as ZstdDecoder;
 
-use crate::compress::XERIAL_HEADER;
+use crate::compress::{LZ4_BLOCK, LZ4_HEADER, LZ4_STORED, XERIAL_HEADER};
 use crate::{BatchError, Codec};
 
 /// The window that `zstd -19` asks for, 8 MiB: the most that a stream may make the decoder set aside.
@@ -133,6 +134,9 @@ fn snappy_block(block: &[u8], records: &mut Vec<u8>, cap: usize) -> Result<(), B
 }
 
 fn lz4(bytes: &[u8], cap: usize) -> Result<Vec<u8>, BatchError> {
+    if let Some(blocks) = bytes.strip_prefix(&LZ4_HEADER) {
+        return lz4_blocks(blocks, cap);
+    }
     // Kafka reads this kind of frame and no other, so what Kafka could not read is not taken either: legacy frames,
     // skippable ones, and blocks that lean on others.
     let header = bytes.strip_prefix(&LZ4_MAGIC).and_then(|rest| rest.first());
@@ -149,6 +153,43 @@ fn lz4(bytes: &[u8], cap: usize) -> Result<Vec<u8>, BatchError> {
         return Err(invalid(Codec::Lz4, "cut short before its end mark"));
     }
     no_tail(Codec::Lz4, rest, records)
+}
+
+/// The rest of a frame that begins as ours and Kafka's do: blocks, and an end mark. Decompressed straight to where they
+/// stay, which the library's decoder does not.
+fn lz4_blocks(mut bytes: &[u8], cap: usize) -> Result<Vec<u8>, BatchError> {
+    let cut_short = || invalid(Codec::Lz4, "cut short before its end mark");
+    let mut records = Vec::new();
+    loop {
+        let (length, rest) = bytes.split_first_chunk().ok_or_else(cut_short)?;
+        let length = u32::from_le_bytes(*length);
+        if length == 0 {
+            return no_tail(Codec::Lz4, rest, records);
+        }
+        let (stored, length) = (length & LZ4_STORED != 0, (length & !LZ4_STORED) as usize);
+        if length > LZ4_BLOCK {
+            return Err(invalid(Codec::Lz4, format_args!("a block of {length} bytes")));
+        }
+        let (block, rest) = rest.split_at_checked(length).ok_or_else(cut_short)?;
+        let filled = records.len();
+        let room = LZ4_BLOCK.min(cap - filled);
+        if stored {
+            if block.len() > room {
+                return Err(BatchError::Uncompressed { limit: cap });
+            }
+            records.extend_from_slice(block);
+        } else {
+            records.resize(filled + room, 0);
+            let written = decompress_into(block, &mut records[filled..]).map_err(|error| match error {
+                DecompressError::OutputTooSmall { .. } if room < LZ4_BLOCK => {
+                    BatchError::Uncompressed { limit: cap }
+                }
+                error => invalid(Codec::Lz4, error),
+            })?;
+            records.truncate(filled + written);
+        }
+        bytes = rest;
+    }
 }
 
 /// Input that remembers whether more was asked of it than it had.
@@ -175,5 +216,42 @@ impl BufRead for Whole<'_> {
 
     fn consume(&mut self, read: usize) {
         self.rest = &self.rest[read..];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(blocks: &[(u32, &[u8])]) -> Vec<u8> {
+        let mut frame = LZ4_HEADER.to_vec();
+        for (length, block) in blocks {
+            frame.extend_from_slice(&length.to_le_bytes());
+            frame.extend_from_slice(block);
+        }
+        frame
+    }
+
+    #[test]
+    fn blocks_are_read_up_to_the_cap_and_their_end_mark() {
+        let good = frame(&[(3 | LZ4_STORED, b"abc"), (2 | LZ4_STORED, b"de"), (0, b"")]);
+        assert_eq!(lz4(&good, 5), Ok(b"abcde".to_vec()));
+        assert_eq!(lz4(&good, 4), Err(BatchError::Uncompressed { limit: 4 }));
+        for cut in LZ4_HEADER.len()..good.len() {
+            assert!(matches!(lz4(&good[..cut], 5), Err(BatchError::Decompress { .. })), "{cut}");
+        }
+        let tail = [&good[..], b"x"].concat();
+        assert_eq!(lz4(&tail, 5), Err(BatchError::CompressedTail { codec: Codec::Lz4, bytes: 1 }));
+        let large = frame(&[(LZ4_BLOCK as u32 + 1, &[0; LZ4_BLOCK + 1])]);
+        assert!(matches!(lz4(&large, 1 << 20), Err(BatchError::Decompress { .. })));
+        // A compressed block that goes past the cap by one byte, and one that goes past its own limit.
+        let zeros = |bytes| lz4_flex::block::compress(&vec![0; bytes]);
+        let block = zeros(1000);
+        let one = frame(&[(block.len() as u32, &block), (0, b"")]);
+        assert_eq!(lz4(&one, 1000), Ok(vec![0; 1000]));
+        assert_eq!(lz4(&one, 999), Err(BatchError::Uncompressed { limit: 999 }));
+        let block = zeros(LZ4_BLOCK + 1);
+        let beyond = frame(&[(block.len() as u32, &block), (0, b"")]);
+        assert!(matches!(lz4(&beyond, 1 << 20), Err(BatchError::Decompress { .. })));
     }
 }

@@ -1,7 +1,5 @@
 //! Zigzag LEB128, as in protobuf's `sint32` and `sint64`, and in Kafka's records.
 
-use bytes::BufMut;
-
 /// Why a variable-length integer could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum VarintError {
@@ -12,7 +10,19 @@ pub(crate) enum VarintError {
 }
 
 /// Reads an unsigned integer of at most `bits` bits, and moves `from` past it.
+#[inline]
 fn read(from: &mut &[u8], bits: u32) -> Result<u64, VarintError> {
+    // Most are of one byte.
+    if let Some((&byte, rest)) = from.split_first()
+        && byte < 0x80
+    {
+        *from = rest;
+        return Ok(u64::from(byte));
+    }
+    read_longer(from, bits)
+}
+
+fn read_longer(from: &mut &[u8], bits: u32) -> Result<u64, VarintError> {
     let mut value = 0u64;
     let mut shift = 0;
     loop {
@@ -51,13 +61,13 @@ const fn zigzag(value: i64) -> u64 {
 }
 
 /// Writes a `varint` or a `varlong`: where both can hold the value their bytes are the same.
-pub(crate) fn write(to: &mut impl BufMut, value: i64) {
+pub(crate) fn write(to: &mut Vec<u8>, value: i64) {
     let mut rest = zigzag(value);
     while rest >= 0x80 {
-        to.put_u8(rest as u8 | 0x80);
+        to.push(rest as u8 | 0x80);
         rest >>= 7;
     }
-    to.put_u8(rest as u8);
+    to.push(rest as u8);
 }
 
 /// How many bytes [`write`] takes.

@@ -15,6 +15,8 @@ use crate::client::NodeIndex;
 
 /// As Kafka's `max.in.flight.requests.per.connection` with idempotence.
 pub(super) const WINDOW: usize = 5;
+/// A batch that grows to this gets room for the rest at once: what is in it already is not moved more often.
+const FIRST_ROOM: usize = 8 * 1024;
 /// More than a record's varints take, for deciding whether an event still fits.
 const RECORD_OVERHEAD: usize = 40;
 
@@ -135,6 +137,9 @@ impl<W> Partition<W> {
                 builder: BatchBuilder::new(self.codec),
                 waiters: Vec::new(),
             });
+            if open.builder.bytes() < FIRST_ROOM && open.builder.bytes() + event.bytes() >= FIRST_ROOM {
+                open.builder.make_room_for(self.batch_bytes);
+            }
             match open.builder.push(event) {
                 Ok(()) => {
                     open.waiters.push(waiter);

@@ -6,7 +6,9 @@ use std::marker::PhantomData;
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use prost::Message;
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use prost::encoding::{
+    DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field,
+};
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
@@ -96,6 +98,21 @@ pub fn framed(message: &impl Message) -> Bytes {
     bytes.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
     // A vector grows: it never lacks room.
     let _ = message.encode(&mut bytes);
+    bytes.into()
+}
+
+/// The same without its last field: `tag` of type bytes, `len` long, which is to follow. So what is large is sent as it is.
+/// The message itself lacks the field.
+pub fn framed_before(message: &impl Message, tag: u32, len: usize) -> Bytes {
+    // A tag and a length take five and ten bytes at most.
+    let field = 5 + 10;
+    let mut bytes = Vec::with_capacity(GRPC_PREFIX + message.encoded_len() + field);
+    bytes.put_bytes(0, GRPC_PREFIX);
+    let _ = message.encode(&mut bytes);
+    encode_key(tag, WireType::LengthDelimited, &mut bytes);
+    encode_varint(len as u64, &mut bytes);
+    let whole = u32::try_from(bytes.len() - GRPC_PREFIX + len).unwrap_or(u32::MAX);
+    bytes[1..GRPC_PREFIX].copy_from_slice(&whole.to_be_bytes());
     bytes.into()
 }
 
@@ -199,6 +216,27 @@ mod tests {
             let len = u32::try_from(framed.len() - GRPC_PREFIX).unwrap();
             assert_eq!((framed[0], &framed[1..GRPC_PREFIX]), (0, &len.to_be_bytes()[..]));
             assert_eq!(decode::<PublishRequest>(framed.slice(GRPC_PREFIX..)), Ok(message));
+        }
+    }
+
+    #[test]
+    fn a_message_before_its_last_field_is_whole_once_that_follows() {
+        let mut request = v1::PublishBatchesRequest {
+            request_id: 7,
+            stream: Some(v1::StreamRef { tenant: "default".into(), stream: "s".into() }),
+            partition: 3,
+            durability: Some(v1::Durability::default()),
+            ..Default::default()
+        };
+        for len in [0, 1, 127, 128, 70_000] {
+            let batch = Bytes::from(vec![len as u8; len]);
+            request.batch = Bytes::new();
+            let sent = [framed_before(&request, 4, len), batch.clone()].concat();
+            let whole = u32::try_from(sent.len() - GRPC_PREFIX).unwrap();
+            assert_eq!((sent[0], &sent[1..GRPC_PREFIX]), (0, &whole.to_be_bytes()[..]));
+            request.batch = batch;
+            let came = decode::<v1::PublishBatchesRequest>(Bytes::from(sent).slice(GRPC_PREFIX..));
+            assert_eq!(came.as_ref(), Ok(&request), "{len}");
         }
     }
 }

@@ -38,4 +38,4 @@ pub use meridian_batch::{BatchError, Codec, Header};
 pub use meridian_types as types;
 pub use meridian_wire::{ApiError, Reason, v1};
 pub use options::{ClientOptions, ConsumerOptions, PublisherOptions, StartFrom};
-pub use publisher::{Ack, Delivery, Event, PublishError, Publisher, Stored};
+pub use publisher::{Ack, Delivery, Event, PublishError, Publisher, Stored, TrySendError};

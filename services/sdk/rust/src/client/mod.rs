@@ -20,6 +20,9 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tonic::body::Body;
+use tonic::client::GrpcService;
+use tonic::codegen::StdError;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
@@ -361,7 +364,15 @@ fn endpoint(text: &str, options: &ClientOptions) -> Result<Endpoint, SdkError> {
 }
 
 pub(crate) fn events(channel: Channel) -> EventServiceClient<Channel> {
-    EventServiceClient::new(channel)
+    events_over(channel)
+}
+
+/// The same over what stands before a channel.
+pub(crate) fn events_over<S>(service: S) -> EventServiceClient<S>
+where
+    S: GrpcService<Body, ResponseBody = Body, Error: Into<StdError>>,
+{
+    EventServiceClient::new(service)
         .max_decoding_message_size(MESSAGE_BYTES)
         .max_encoding_message_size(MESSAGE_BYTES)
 }

@@ -21,6 +21,7 @@ use rand::rngs::StdRng;
 
 use super::error::{PublishError, Stored};
 use super::partition::{Dropped, Partition, Session, State, stored_after};
+use super::receipt::Waiters;
 use crate::backoff::{jitter, step};
 use crate::client::NodeIndex;
 use crate::fault::{self, Fault};
@@ -58,10 +59,18 @@ pub(crate) struct Place {
     pub(crate) duplicate: bool,
 }
 
-/// What became of a batch: its waiters are in the order of its events.
+/// An event that was taken.
+#[derive(Debug)]
+pub(crate) struct Pushed<T> {
+    pub(crate) ticket: T,
+    /// The node to which there is something to send now that there was not before.
+    pub(crate) news_for: Option<NodeIndex>,
+}
+
+/// What became of a batch.
 #[derive(Debug)]
 pub(crate) struct Outcome<W> {
-    pub(crate) waiters: Vec<W>,
+    pub(crate) waiters: W,
     pub(crate) result: Result<Place, PublishError>,
 }
 
@@ -124,7 +133,7 @@ pub(crate) struct Core<W> {
     rng: StdRng,
 }
 
-impl<W> Core<W> {
+impl<W: Waiters> Core<W> {
     pub(crate) fn new(settings: Settings, now: Instant, rng: StdRng) -> Self {
         let partitions = (0..settings.partitions)
             .map(|_| Partition::new(settings.codec, settings.batch_bytes, now))
@@ -153,14 +162,14 @@ impl<W> Core<W> {
 
     // ---- events in
 
-    /// Takes an event, and says which node it will go to. The order of calls is the order in its partition.
+    /// Takes an event. The order of calls is the order in its partition.
     pub(crate) fn push(
         &mut self,
         now: Instant,
         event: &Event,
         partition: Option<meridian_types::Partition>,
-        waiter: W,
-    ) -> Result<NodeIndex, PublishError> {
+        waiter: W::One,
+    ) -> Result<Pushed<W::Ticket>, PublishError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
@@ -182,13 +191,15 @@ impl<W> Core<W> {
         if !partition.has_work() {
             partition.expire_session(now, self.settings.session_idle);
         }
-        partition.push(event, waiter).map_err(PublishError::Event)?;
-        let target = partition.target();
+        // Whoever was told of the first event that waits takes all that wait with it.
+        let is_news = !partition.has_unnumbered();
+        let ticket = partition.push(event, waiter).map_err(PublishError::Event)?;
+        let news_for = is_news.then(|| partition.target());
         if self.open == 0 {
             self.progress = now;
         }
         self.open += 1;
-        Ok(target)
+        Ok(Pushed { ticket, news_for })
     }
 
     fn close(&mut self, index: usize) {
@@ -294,9 +305,9 @@ impl<W> Core<W> {
                         deadline_ms: 0,
                     });
                 }
-                Err((error, waiters)) => {
+                Err((error, Dropped { waiters, events, .. })) => {
                     // A codec without memory. What is before this batch is still open; nothing good comes of going on.
-                    self.resolve(waiters, Err(PublishError::Event(error.clone())));
+                    self.resolve(waiters, events, Err(PublishError::Event(error.clone())));
                     self.fail_all(now, PublishError::Event(error));
                     return None;
                 }
@@ -378,7 +389,9 @@ impl<W> Core<W> {
                     let waiters = partition.done(sequence);
                     self.progress = now;
                     self.trouble = None;
-                    self.resolve(waiters, Ok(place));
+                    if let Some(waiters) = waiters {
+                        self.resolve(waiters, events, Ok(place));
+                    }
                     return self.fail_refused(now, index);
                 }
                 Err(text) => return self.fail_all(now, PublishError::Protocol(text)),
@@ -439,13 +452,13 @@ impl<W> Core<W> {
         let Some(error) = oldest.and_then(|batch| batch.refusal.take()) else { return };
         let earlier = Arc::new(error.clone());
         let mut first = Some(error);
-        for Dropped { waiters, tries } in self.partitions[index].drop_all(now) {
+        for Dropped { waiters, events, tries } in self.partitions[index].drop_all(now) {
             let error = first.take().unwrap_or_else(|| PublishError::Abandoned {
                 earlier: Arc::clone(&earlier),
                 // The server takes no sequence past one that it refused.
                 stored: if earlier.stored() == Stored::No { Stored::No } else { stored_after(tries) },
             });
-            self.resolve(waiters, Err(error));
+            self.resolve(waiters, events, Err(error));
         }
     }
 
@@ -514,7 +527,7 @@ impl<W> Core<W> {
         }
         let earlier = Arc::new(error.clone());
         for index in 0..self.partitions.len() {
-            for Dropped { waiters, tries } in self.partitions[index].drop_all(now) {
+            for Dropped { waiters, events, tries } in self.partitions[index].drop_all(now) {
                 let error = match error.clone() {
                     PublishError::Stalled { waited, events, sent, last, .. } => {
                         PublishError::Stalled { waited, events, sent, last, stored: stored_after(tries) }
@@ -524,18 +537,16 @@ impl<W> Core<W> {
                     }
                     error => error,
                 };
-                self.resolve(waiters, Err(error));
+                self.resolve(waiters, events, Err(error));
             }
         }
         self.attempts.clear();
         self.failed = Some(error);
     }
 
-    fn resolve(&mut self, waiters: Vec<W>, result: Result<Place, PublishError>) {
-        self.open = self.open.saturating_sub(waiters.len() as u64);
-        if !waiters.is_empty() {
-            self.outcomes.push_back(Outcome { waiters, result });
-        }
+    fn resolve(&mut self, waiters: W, events: u32, result: Result<Place, PublishError>) {
+        self.open = self.open.saturating_sub(u64::from(events));
+        self.outcomes.push_back(Outcome { waiters, result });
     }
 
     pub(crate) fn take_outcomes(&mut self) -> VecDeque<Outcome<W>> {

@@ -16,6 +16,7 @@ use rand::rngs::StdRng;
 
 use super::core::{Core, Outcome, Settings};
 use super::error::{PublishError, Stored};
+use super::receipt::Waiters;
 use crate::client::NodeIndex;
 
 /// The only node, where there is one.
@@ -36,9 +37,18 @@ fn settings(partitions: u32, batch_bytes: usize) -> Settings {
     }
 }
 
+impl Waiters for Vec<u64> {
+    type One = u64;
+    type Ticket = ();
+
+    fn add(&mut self, number: u64) {
+        self.push(number);
+    }
+}
+
 /// A core with a clock of its own; waiters are the numbers of events.
 struct Bench {
-    core: Core<u64>,
+    core: Core<Vec<u64>>,
     now: Instant,
     next: u64,
     sessions: i64,
@@ -96,7 +106,7 @@ impl Bench {
     /// (event, its error) in the order in which they were decided.
     fn outcomes(&mut self) -> Vec<(u64, Option<PublishError>)> {
         let outcomes = self.core.take_outcomes();
-        let flat = |outcome: Outcome<u64>| {
+        let flat = |outcome: Outcome<Vec<u64>>| {
             let error = outcome.result.err();
             outcome.waiters.into_iter().map(move |waiter| (waiter, error.clone())).collect::<Vec<_>>()
         };

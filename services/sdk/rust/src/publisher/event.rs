@@ -49,6 +49,13 @@ impl Event {
         self
     }
 
+    /// Its bytes, as limits and memory count them.
+    pub(super) fn bytes(&self) -> usize {
+        let length = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+        let headers: usize = self.headers.iter().map(|h| h.key.len() + length(&h.value)).sum();
+        length(&self.key) + length(&self.value) + headers
+    }
+
     /// Into a certain partition.
     #[must_use]
     pub fn to_partition(mut self, partition: Partition) -> Self {

@@ -5,31 +5,34 @@ mod core;
 mod core_tests;
 mod error;
 mod event;
+mod outgoing;
 mod partition;
+mod receipt;
 mod task;
+mod timer;
 mod wake;
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use meridian_types::{Clock as _, StreamId, SystemClock};
 use parking_lot::Mutex;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError};
 use tokio::task::JoinHandle;
+use tokio::task::coop::consume_budget;
 
 use self::core::{Core, Settings};
 pub use self::error::{PublishError, Stored};
 pub use self::event::{Ack, Event};
+pub use self::receipt::Delivery;
+use self::receipt::{Promise, Taken};
 use self::wake::Wake;
 use crate::client::Client;
 use crate::{PublisherOptions, SdkError};
 
-/// What an event costs besides its bytes: its waiter, and its place in queues.
+/// What an event costs besides its bytes: its delivery, who waits for it, and its part of a batch's header.
 const EVENT_OVERHEAD: usize = 128;
 /// The largest event must fit, with room for the batch that carries it.
 const LEAST_MEMORY: usize = 4 * 1024 * 1024;
@@ -43,15 +46,21 @@ pub struct Publisher {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// Who waits for an event's outcome.
-pub(super) struct Waiter {
-    answer: oneshot::Sender<Result<Ack, PublishError>>,
-    sent: Instant,
-    cost: usize,
+/// Why [`Publisher::try_send`] did not take an event.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TrySendError {
+    /// There is no room for it now: here it is again.
+    #[error(
+        "as much is without an answer as the publisher's memory may hold; wait, or use `send`, which does"
+    )]
+    Full(Box<Event>),
+    /// The event breaks a limit, or the publisher has ended.
+    #[error(transparent)]
+    Failed(#[from] PublishError),
 }
 
 pub(super) struct Shared {
-    core: Mutex<Core<Waiter>>,
+    core: Mutex<Core<Promise>>,
     /// Bytes that may be without an answer.
     memory: Semaphore,
     wake: Wake,
@@ -120,22 +129,49 @@ impl Publisher {
     /// # Errors
     /// [`PublishError`] if the event breaks a limit, or the publisher has ended.
     pub async fn send(&self, event: Event) -> Result<Delivery, PublishError> {
-        let Event { key, value, headers, timestamp, partition } = event;
-        let timestamp = timestamp.unwrap_or_else(|| SystemClock.now());
-        let event = meridian_batch::Event { key, value, headers, timestamp };
-        // Over the limit of an event the core refuses it; until then it must not wait for room that cannot be.
-        let cost = (event.bytes() + EVENT_OVERHEAD).min(LEAST_MEMORY);
-        let permit = match self.shared.memory.acquire_many(cost as u32).await {
-            Ok(permit) => permit,
-            Err(_) => return Err(self.shared.ended()),
+        // Who sends without end and never waits lets other tasks go on all the same.
+        consume_budget().await;
+        let partition = event.partition;
+        let event = stamped(event);
+        let cost = cost(event.bytes());
+        let permit = match self.shared.memory.try_acquire_many(cost) {
+            Err(TryAcquireError::NoPermits) => self.shared.memory.acquire_many(cost).await.ok(),
+            permit => permit.ok(),
         };
-        let (answer, delivery) = oneshot::channel();
+        let permit = permit.ok_or_else(|| self.shared.ended())?;
+        self.take(&event, partition, permit, cost)
+    }
+
+    /// Takes an event if there is room for it now: as [`Publisher::send`], but never waits.
+    ///
+    /// # Errors
+    /// [`TrySendError::Full`] gives the event back; else the event breaks a limit, or the publisher has ended.
+    pub fn try_send(&self, event: Event) -> Result<Delivery, TrySendError> {
+        let cost = cost(event.bytes());
+        let permit = match self.shared.memory.try_acquire_many(cost) {
+            Ok(permit) => permit,
+            Err(TryAcquireError::NoPermits) => return Err(TrySendError::Full(Box::new(event))),
+            Err(TryAcquireError::Closed) => return Err(self.shared.ended().into()),
+        };
+        let partition = event.partition;
+        Ok(self.take(&stamped(event), partition, permit, cost)?)
+    }
+
+    fn take(
+        &self,
+        event: &meridian_batch::Event,
+        partition: Option<meridian_types::Partition>,
+        permit: SemaphorePermit<'_>,
+        cost: u32,
+    ) -> Result<Delivery, PublishError> {
         let now = Instant::now();
-        let waiter = Waiter { answer, sent: now, cost };
-        let node = self.shared.core.lock().push(now, &event, partition, waiter)?;
+        let taken = Taken { at: now, cost: cost as usize };
+        let pushed = self.shared.core.lock().push(now, event, partition, taken)?;
         permit.forget();
-        self.shared.wake.one(node);
-        Ok(Delivery(delivery))
+        if let Some(node) = pushed.news_for {
+            self.shared.wake.one(node);
+        }
+        Ok(pushed.ticket)
     }
 
     /// Waits until every event that was sent has its outcome.
@@ -192,19 +228,7 @@ impl Shared {
             if let Err(error) = &outcome.result {
                 failure.get_or_insert_with(|| error.clone());
             }
-            for (index, waiter) in outcome.waiters.into_iter().enumerate() {
-                let result = outcome.result.as_ref().map_err(PublishError::clone).map(|place| Ack {
-                    lane: place.lane,
-                    offset: place.first.plus(index as u64),
-                    hlc: place.hlc,
-                    regions: Arc::clone(&place.regions),
-                    duplicate: place.duplicate,
-                    latency: now.saturating_duration_since(waiter.sent),
-                });
-                self.memory.add_permits(waiter.cost);
-                // Whoever asked may have stopped caring.
-                let _ = waiter.answer.send(result);
-            }
+            self.memory.add_permits(outcome.waiters.settle(now, outcome.result));
         }
         if failed {
             self.memory.close();
@@ -219,14 +243,14 @@ impl Shared {
     }
 }
 
-/// The acknowledgement of an event, when it comes. Dropping it does not take the event back.
-#[derive(Debug)]
-pub struct Delivery(oneshot::Receiver<Result<Ack, PublishError>>);
+/// What an event takes of the publisher's memory. Over the limit of an event the core refuses it; until then it must not
+/// wait for room that cannot be.
+fn cost(bytes: usize) -> u32 {
+    (bytes + EVENT_OVERHEAD).min(LEAST_MEMORY) as u32
+}
 
-impl Future for Delivery {
-    type Output = Result<Ack, PublishError>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(context).map(|answer| answer.unwrap_or(Err(PublishError::Closed)))
-    }
+fn stamped(event: Event) -> meridian_batch::Event {
+    let Event { key, value, headers, timestamp, partition: _ } = event;
+    let timestamp = timestamp.unwrap_or_else(|| SystemClock.now());
+    meridian_batch::Event { key, value, headers, timestamp }
 }

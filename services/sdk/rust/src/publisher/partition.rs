@@ -11,6 +11,7 @@ use meridian_batch::{BatchBuilder, BatchError, Codec, Event, Producer, Sequence}
 use meridian_types::{ProducerEpoch, ProducerId};
 
 use super::error::{PublishError, Stored};
+use super::receipt::Waiters;
 use crate::client::NodeIndex;
 
 /// As Kafka's `max.in.flight.requests.per.connection` with idempotence.
@@ -32,7 +33,7 @@ pub(super) struct Session {
 /// A batch that has no number yet.
 struct Pending<W> {
     builder: BatchBuilder,
-    waiters: Vec<W>,
+    waiters: W,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +51,8 @@ pub(super) struct Numbered<W> {
     pub(super) sequence: Sequence,
     pub(super) events: u32,
     pub(super) bytes: Bytes,
-    pub(super) waiters: Vec<W>,
+    /// None once it is acknowledged.
+    waiters: Option<W>,
     pub(super) state: State,
     /// How often it was sent, over all connections.
     pub(super) tries: u32,
@@ -66,7 +68,8 @@ pub(super) struct ToSend {
 
 /// Events that will not be sent any more.
 pub(super) struct Dropped<W> {
-    pub(super) waiters: Vec<W>,
+    pub(super) waiters: W,
+    pub(super) events: u32,
     pub(super) tries: u32,
 }
 
@@ -97,7 +100,7 @@ pub(super) struct Partition<W> {
     last_used: Instant,
 }
 
-impl<W> Partition<W> {
+impl<W: Waiters> Partition<W> {
     pub(super) fn new(codec: Codec, batch_bytes: usize, now: Instant) -> Self {
         Self {
             codec,
@@ -128,23 +131,20 @@ impl<W> Partition<W> {
     }
 
     /// Takes an event.
-    pub(super) fn push(&mut self, event: &Event, waiter: W) -> Result<(), BatchError> {
+    pub(super) fn push(&mut self, event: &Event, waiter: W::One) -> Result<W::Ticket, BatchError> {
         if self.would_overflow(event) {
             self.close();
         }
         loop {
             let open = self.open.get_or_insert_with(|| Pending {
                 builder: BatchBuilder::new(self.codec),
-                waiters: Vec::new(),
+                waiters: W::default(),
             });
             if open.builder.bytes() < FIRST_ROOM && open.builder.bytes() + event.bytes() >= FIRST_ROOM {
                 open.builder.make_room_for(self.batch_bytes);
             }
             match open.builder.push(event) {
-                Ok(()) => {
-                    open.waiters.push(waiter);
-                    return Ok(());
-                }
+                Ok(()) => return Ok(open.waiters.add(waiter)),
                 Err(error) if error.is_full() && !open.builder.is_empty() => self.close(),
                 Err(error) => return Err(error),
             }
@@ -156,7 +156,8 @@ impl<W> Partition<W> {
         self.closed.extend(self.open.take_if(|open| !open.builder.is_empty()));
     }
 
-    fn has_unnumbered(&self) -> bool {
+    /// Whether anything has no number yet.
+    pub(super) fn has_unnumbered(&self) -> bool {
         !self.closed.is_empty() || self.open.as_ref().is_some_and(|open| !open.builder.is_empty())
     }
 
@@ -270,7 +271,7 @@ impl<W> Partition<W> {
         &mut self,
         now: Instant,
         current: Option<&Session>,
-    ) -> Result<Option<ToSend>, (BatchError, Vec<W>)> {
+    ) -> Result<Option<ToSend>, (BatchError, Dropped<W>)> {
         if !self.is_ready(now, current) {
             return Ok(None);
         }
@@ -289,7 +290,7 @@ impl<W> Partition<W> {
         Ok(Some(ToSend { sequence: batch.sequence, bytes: batch.bytes.clone() }))
     }
 
-    fn number_next(&mut self, current: Option<&Session>) -> Result<(), (BatchError, Vec<W>)> {
+    fn number_next(&mut self, current: Option<&Session>) -> Result<(), (BatchError, Dropped<W>)> {
         let session = match (self.session, current) {
             (Some(session), _) => session,
             (None, Some(&session)) => {
@@ -308,10 +309,11 @@ impl<W> Partition<W> {
         let producer = Producer { id: session.id, epoch: session.epoch, sequence };
         let bytes = match builder.with_producer(producer).build() {
             Ok(bytes) => bytes,
-            Err(error) => return Err((error, waiters)),
+            Err(error) => return Err((error, Dropped { waiters, events, tries: 0 })),
         };
         self.next = sequence.plus(events);
         let state = State::Unsent;
+        let waiters = Some(waiters);
         self.window.push_back(Numbered { sequence, events, bytes, waiters, state, tries: 0, refusal: None });
         Ok(())
     }
@@ -341,12 +343,12 @@ impl<W> Partition<W> {
     }
 
     /// Marks a batch as acknowledged and takes its waiters.
-    pub(super) fn done(&mut self, sequence: Sequence) -> Vec<W> {
-        let mut waiters = Vec::new();
+    pub(super) fn done(&mut self, sequence: Sequence) -> Option<W> {
+        let mut waiters = None;
         if let Some(batch) = self.window.iter_mut().find(|batch| batch.sequence == sequence) {
             batch.state = State::Done;
             batch.bytes = Bytes::new();
-            waiters = std::mem::take(&mut batch.waiters);
+            waiters = batch.waiters.take();
         }
         while self.window.front().is_some_and(|batch| batch.state == State::Done) {
             self.window.pop_front();
@@ -363,12 +365,14 @@ impl<W> Partition<W> {
         self.session = None;
         self.doubted = None;
         self.rewind(now);
-        let window = self
-            .window
-            .drain(..)
-            .filter(|batch| batch.state != State::Done)
-            .map(|batch| Dropped { waiters: batch.waiters, tries: batch.tries });
-        let closed = self.closed.drain(..).map(|batch| Dropped { waiters: batch.waiters, tries: 0 });
+        let window = self.window.drain(..).filter_map(|batch| {
+            Some(Dropped { waiters: batch.waiters?, events: batch.events, tries: batch.tries })
+        });
+        let closed = self.closed.drain(..).map(|batch| Dropped {
+            events: batch.builder.events(),
+            waiters: batch.waiters,
+            tries: 0,
+        });
         window.chain(closed).collect()
     }
 }

@@ -5,18 +5,19 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
 use meridian_types::{ProducerEpoch, ProducerId, StreamId};
-use meridian_wire::v1::{PublishBatchesRequest, PublishBatchesResponse};
-use tokio::sync::{Notify, mpsc};
+use meridian_wire::v1::PublishBatchesResponse;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status};
 
 use super::Shared;
 use super::error::{PublishError, Stored};
+use super::outgoing::{Outgoing, WithBody};
+use super::timer::Timer;
+use super::wake::Link;
 use crate::backoff::Backoff;
-use crate::client::{Client, NodeIndex, events};
+use crate::client::{Client, NodeIndex, events_over};
 use crate::fault::{self, Fault};
 
 /// Fetches a session whenever the core lacks one.
@@ -103,8 +104,8 @@ pub(super) async fn send_batches(shared: Arc<Shared>, client: Client, stream: St
                 }
                 _ => {
                     shared.core.lock().on_connected(now, node);
-                    let wake = shared.wake.begin(node);
-                    links.spawn(one_connection(Arc::clone(&shared), client.clone(), node, wake));
+                    let link = shared.wake.begin(node);
+                    links.spawn(one_connection(Arc::clone(&shared), client.clone(), node, link));
                 }
             }
         }
@@ -126,29 +127,33 @@ pub(super) async fn send_batches(shared: Arc<Shared>, client: Client, stream: St
 }
 
 /// Sends and takes answers until the connection ends.
-async fn one_connection(shared: Arc<Shared>, client: Client, node: NodeIndex, wake: Arc<Notify>) -> Ended {
-    let mut service = events(client.dedicated(node));
-    // A request waits here only while the connection's window is full.
-    let (requests, outgoing) = mpsc::channel::<PublishBatchesRequest>(1);
+async fn one_connection(shared: Arc<Shared>, client: Client, node: NodeIndex, link: Arc<Link>) -> Ended {
+    // Taken before there is a connection: one that does not come up is silence too.
+    let first = shared.core.lock().next_request(Instant::now(), node);
+    let body = Some(Outgoing::new(Arc::clone(&shared), Arc::clone(&link), node, first));
+    let mut service = events_over(WithBody { channel: client.dedicated(node), body });
     let answers = futures::stream::once(async move {
-        service.publish_batches(ReceiverStream::new(outgoing)).await.map(Response::into_inner)
+        service.publish_batches(futures::stream::empty()).await.map(Response::into_inner)
     })
     .try_flatten();
     tokio::pin!(answers);
     let mut answered = false;
-    // Once the server takes no more requests, its answers say why.
-    let mut takes_more = true;
+    let mut timer = Timer::new();
     let end = loop {
         if shared.tick() {
             break End::Over;
         }
+        if !timer.is_set() {
+            // Before the core is asked, so that whoever sends meanwhile wakes this task.
+            link.set_watched(false);
+        }
         let now = Instant::now();
-        let (can_send, silent, silent_at, unneeded) = {
+        let (can_send, silent, look_at, unneeded) = {
             let core = shared.core.lock();
             (
                 core.can_send(now, node),
                 core.is_silent(now, node),
-                core.silent_at(node),
+                core.silent_at(node).into_iter().chain(core.wakes_at()).min(),
                 core.is_unneeded(node),
             )
         };
@@ -158,8 +163,13 @@ async fn one_connection(shared: Arc<Shared>, client: Client, node: NodeIndex, wa
         if unneeded {
             break End::Unneeded;
         }
+        timer.look_at(look_at);
+        link.set_watched(timer.is_set());
+        if can_send {
+            link.wake_outgoing();
+        }
         tokio::select! {
-            answer = answers.next() => match take_answer(&shared, answer) {
+            answer = answers.next() => match take_answers(&shared, answer, answers.as_mut()) {
                 Ok(()) => {
                     if !answered {
                         answered = true;
@@ -168,19 +178,11 @@ async fn one_connection(shared: Arc<Shared>, client: Client, node: NodeIndex, wa
                 }
                 Err(fault) => break End::Broke(fault),
             },
-            permit = requests.reserve(), if can_send && takes_more => match permit {
-                Ok(permit) => {
-                    if let Some(request) = shared.core.lock().next_request(Instant::now(), node) {
-                        permit.send(request);
-                    }
-                }
-                Err(_) => takes_more = false,
-            },
-            () = wake.notified() => {}
-            () = shared.until_wake() => {}
-            () = until(silent_at) => {}
+            () = link.woken() => {}
+            () = timer.fired() => {}
         }
     };
+    link.end();
     Ended { node, answered, end }
 }
 
@@ -191,18 +193,22 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-fn take_answer(
+/// Takes an answer, and all that have come with it.
+fn take_answers(
     shared: &Shared,
-    answer: Option<Result<PublishBatchesResponse, Status>>,
+    first: Option<Result<PublishBatchesResponse, Status>>,
+    mut more: impl Stream<Item = Result<PublishBatchesResponse, Status>> + Unpin,
 ) -> Result<(), Option<Fault>> {
-    match answer {
-        Some(Ok(response)) => {
-            shared.core.lock().on_answer(Instant::now(), response);
-            Ok(())
+    let mut answer = Some(first);
+    while let Some(this) = answer {
+        match this {
+            Some(Ok(response)) => shared.core.lock().on_answer(Instant::now(), response),
+            Some(Err(status)) => return Err(Some(fault::of_status(&status))),
+            None => return Err(None),
         }
-        Some(Err(status)) => Err(Some(fault::of_status(&status))),
-        None => Err(None),
+        answer = more.next().now_or_never();
     }
+    Ok(())
 }
 
 fn final_error(fault: Fault, client: &Client) -> PublishError {

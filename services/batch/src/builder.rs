@@ -57,13 +57,15 @@ impl BatchBuilder {
     /// it takes.
     #[must_use]
     pub fn with_room_for(mut self, bytes: usize) -> Self {
-        self.make_room_for(bytes);
+        self.buffer.reserve(bytes.min(self.limits.uncompressed_bytes));
         self
     }
 
-    /// Makes room for `bytes` of events more, as [`BatchBuilder::with_room_for`] does for the first ones.
-    pub fn make_room_for(&mut self, bytes: usize) {
-        self.buffer.reserve(bytes.min(self.limits.uncompressed_bytes));
+    /// Goes on in another buffer, with the room that it has.
+    pub fn move_into(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        buffer.extend_from_slice(&self.buffer);
+        self.buffer = buffer;
     }
 
     /// How many events were pushed.

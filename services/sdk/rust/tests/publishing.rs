@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use meridian_sdk::types::{Partition, partition_for_key};
-use meridian_sdk::{Codec, Event, PublishError, Publisher, PublisherOptions, Reason, SdkError, Stored};
+use meridian_sdk::{
+    Codec, Event, PublishError, Publisher, PublisherOptions, Reason, SdkError, Stored, TrySendError,
+};
 use support::{CutProxy, FakeServer, Faults, client, small_batches};
 
 const PARTITIONS: u32 = 3;
@@ -144,6 +146,36 @@ async fn what_cannot_be_stored_says_so_and_what_follows_can() {
     assert_eq!(values, ["1", "2"]);
     let missing = publisher.send(Event::new("3").to_partition(Partition(1))).await;
     assert!(matches!(missing, Err(PublishError::NoSuchPartition { .. })));
+}
+
+#[tokio::test]
+async fn what_is_tried_is_taken_while_there_is_room_and_given_back_where_there_is_none() {
+    let server = FakeServer::start(7, PARTITIONS);
+    server.faults(Faults { mute: true, ..Faults::default() });
+    let memory = 4 * 1024 * 1024;
+    let answer_timeout = Duration::from_millis(500);
+    let options = PublisherOptions { memory_bytes: memory, answer_timeout, ..PublisherOptions::default() };
+    let publisher = client(&[server.endpoint()]).publisher("s", options).await.unwrap();
+    let event = |n: usize| Event::new(vec![n as u8; 10_000]).with_key(n.to_string());
+    let mut deliveries = Vec::new();
+    let back = loop {
+        match publisher.try_send(event(deliveries.len())) {
+            Ok(delivery) => deliveries.push(delivery),
+            Err(TrySendError::Full(event)) => break *event,
+            Err(TrySendError::Failed(error)) => panic!("{error}"),
+        }
+    };
+    assert_eq!(back, event(deliveries.len()), "nothing of it is lost");
+    assert!((350..=memory / 10_000).contains(&deliveries.len()), "{}", deliveries.len());
+    server.faults(Faults::default());
+    drop(deliveries.split_off(300));
+    for delivery in deliveries {
+        delivery.await.unwrap();
+    }
+    publisher.flush().await.unwrap();
+    publisher.try_send(back).unwrap().await.unwrap();
+    let missing = publisher.try_send(event(0).to_partition(Partition(PARTITIONS)));
+    assert!(matches!(missing, Err(TrySendError::Failed(PublishError::NoSuchPartition { .. }))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -184,6 +184,11 @@ impl Consumer {
         self.resume.cursor()
     }
 
+    /// The next event of those that have come already, if there is one: what waits for nothing need not be awaited.
+    pub fn try_next(&mut self) -> Option<ConsumedEvent> {
+        self.next_in_batch()
+    }
+
     /// The next event, gap or mark. Dropping the future before it is ready loses nothing.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ use rand::rngs::StdRng;
 use super::error::{PublishError, Stored};
 use super::partition::{Dropped, Partition, Session, State, stored_after};
 use super::receipt::Waiters;
+use super::spare::Spare;
 use crate::backoff::{jitter, step};
 use crate::client::NodeIndex;
 use crate::fault::{self, Fault};
@@ -108,6 +109,7 @@ impl Link {
 pub(crate) struct Core<W> {
     settings: Settings,
     partitions: Vec<Partition<W>>,
+    spare: Spare,
     /// Where events without a key go until the batch is closed.
     sticky: usize,
     /// Where the search for the next batch begins, so that no partition starves.
@@ -139,6 +141,7 @@ impl<W: Waiters> Core<W> {
             .map(|_| Partition::new(settings.codec, settings.batch_bytes, now))
             .collect();
         Self {
+            spare: Spare::new(settings.batch_bytes),
             settings,
             partitions,
             sticky: 0,
@@ -193,7 +196,7 @@ impl<W: Waiters> Core<W> {
         }
         // Whoever was told of the first event that waits takes all that wait with it.
         let is_news = !partition.has_unnumbered();
-        let ticket = partition.push(event, waiter).map_err(PublishError::Event)?;
+        let ticket = partition.push(event, waiter, &mut self.spare).map_err(PublishError::Event)?;
         let news_for = is_news.then(|| partition.target());
         if self.open == 0 {
             self.progress = now;
@@ -386,7 +389,7 @@ impl<W: Waiters> Core<W> {
         let error = match response.result {
             Some(Answer::Published(published)) => match place(&published, index, events) {
                 Ok(place) => {
-                    let waiters = partition.done(sequence);
+                    let waiters = partition.done(sequence, &mut self.spare);
                     self.progress = now;
                     self.trouble = None;
                     if let Some(waiters) = waiters {

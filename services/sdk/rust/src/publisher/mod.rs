@@ -8,6 +8,7 @@ mod event;
 mod outgoing;
 mod partition;
 mod receipt;
+mod spare;
 mod task;
 mod timer;
 mod wake;

@@ -12,11 +12,12 @@ use meridian_types::{ProducerEpoch, ProducerId};
 
 use super::error::{PublishError, Stored};
 use super::receipt::Waiters;
+use super::spare::Spare;
 use crate::client::NodeIndex;
 
 /// As Kafka's `max.in.flight.requests.per.connection` with idempotence.
 pub(super) const WINDOW: usize = 5;
-/// A batch that grows to this gets room for the rest at once: what is in it already is not moved more often.
+/// A batch that grows to this gets room for the rest at once: what is in it already is moved once.
 const FIRST_ROOM: usize = 8 * 1024;
 /// More than a record's varints take, for deciding whether an event still fits.
 const RECORD_OVERHEAD: usize = 40;
@@ -131,7 +132,12 @@ impl<W: Waiters> Partition<W> {
     }
 
     /// Takes an event.
-    pub(super) fn push(&mut self, event: &Event, waiter: W::One) -> Result<W::Ticket, BatchError> {
+    pub(super) fn push(
+        &mut self,
+        event: &Event,
+        waiter: W::One,
+        spare: &mut Spare,
+    ) -> Result<W::Ticket, BatchError> {
         if self.would_overflow(event) {
             self.close();
         }
@@ -141,7 +147,7 @@ impl<W: Waiters> Partition<W> {
                 waiters: W::default(),
             });
             if open.builder.bytes() < FIRST_ROOM && open.builder.bytes() + event.bytes() >= FIRST_ROOM {
-                open.builder.make_room_for(self.batch_bytes);
+                open.builder.move_into(spare.take());
             }
             match open.builder.push(event) {
                 Ok(()) => return Ok(open.waiters.add(waiter)),
@@ -343,11 +349,11 @@ impl<W: Waiters> Partition<W> {
     }
 
     /// Marks a batch as acknowledged and takes its waiters.
-    pub(super) fn done(&mut self, sequence: Sequence) -> Option<W> {
+    pub(super) fn done(&mut self, sequence: Sequence, spare: &mut Spare) -> Option<W> {
         let mut waiters = None;
         if let Some(batch) = self.window.iter_mut().find(|batch| batch.sequence == sequence) {
             batch.state = State::Done;
-            batch.bytes = Bytes::new();
+            spare.give(std::mem::take(&mut batch.bytes));
             waiters = batch.waiters.take();
         }
         while self.window.front().is_some_and(|batch| batch.state == State::Done) {

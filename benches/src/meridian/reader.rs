@@ -28,12 +28,13 @@ impl Reader {
 
     /// The next value.
     pub async fn next(&mut self) -> Result<Bytes, BenchError> {
+        let none = || BenchError::wrong("an event was read that is none of ours");
         loop {
+            if let Some(event) = self.consumer.try_next() {
+                return event.value.ok_or_else(none);
+            }
             match self.consumer.next().await? {
-                Item::Event(event) => {
-                    let none = || BenchError::wrong("an event was read that is none of ours");
-                    return event.value.ok_or_else(none);
-                }
+                Item::Event(event) => return event.value.ok_or_else(none),
                 Item::Gap(gap) => return Err(BenchError::wrong(format!("offsets are missing: {gap:?}"))),
                 Item::Mark(_) => {}
             }

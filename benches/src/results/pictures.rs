@@ -7,21 +7,36 @@ use super::judged::{median, valid, value};
 use super::number;
 use crate::error::BenchError;
 use crate::latency::Quantiles;
-use crate::plan::{Measure, Row, Work};
+use crate::plan::{Flush, Measure, Row, Sync, System, Tuned, Work};
 use crate::record::Record;
 
 const WIDTH: u32 = 900;
 const BAR: u32 = 26;
 const MARGIN: u32 = 20;
 const LABELS: u32 = 330;
-const COLOURS: [RGBColor; 6] = [
+/// Ours, then each setting of each peer.
+const BLUE: RGBColor = RGBColor(31, 119, 180);
+const SHADES: [RGBColor; 5] = [
     RGBColor(31, 119, 180),
-    RGBColor(214, 39, 40),
-    RGBColor(44, 160, 44),
-    RGBColor(255, 127, 14),
-    RGBColor(148, 103, 189),
+    RGBColor(106, 174, 214),
+    RGBColor(8, 48, 107),
+    RGBColor(0, 150, 136),
     RGBColor(127, 127, 127),
 ];
+
+/// One colour for each system in all pictures; where a row compares Meridian with itself, one for each case.
+fn colour(row: &Row, at: usize) -> RGBColor {
+    let is_alone = row.cases.iter().all(|case| case.system == System::Meridian);
+    match row.cases[at].system {
+        System::Meridian if is_alone => SHADES[at % SHADES.len()],
+        System::Meridian => BLUE,
+        System::JetStream(Sync::Lazy) => RGBColor(214, 39, 40),
+        System::JetStream(Sync::Always) => RGBColor(150, 20, 60),
+        System::Kafka(Flush::Default, Tuned::Throughput) => RGBColor(44, 160, 44),
+        System::Kafka(Flush::Default, Tuned::Latency) => RGBColor(140, 190, 60),
+        System::Kafka(Flush::EachMessage, _) => RGBColor(20, 90, 40),
+    }
+}
 
 /// A picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,11 +91,13 @@ fn bars(
 ) -> Result<Option<Picture>, BenchError> {
     let mut bars = Vec::new();
     for row in rows {
-        for (at, case) in row.cases.iter().enumerate() {
+        // What a disk does alone is no number of events.
+        let cases = row.cases.iter().enumerate().filter(|(_, case)| matches!(case.work, Work::Publish(_)));
+        for (at, case) in cases {
             let values =
                 valid(row.name, &case.name, records).filter_map(|(_, outcome)| value(measure, outcome));
             if let Some(middle) = median(values.collect()) {
-                bars.push((format!("{}: {}", row.name, case.name), middle, COLOURS[at % COLOURS.len()]));
+                bars.push((format!("{}: {}", row.name, case.name), middle, colour(row, at)));
             }
         }
     }
@@ -116,7 +133,7 @@ fn curves(row: &Row, records: &[Record]) -> Result<Option<Picture>, BenchError> 
                 .filter_map(|outcome| if is_lag { outcome.lag.as_ref() } else { outcome.ack.as_ref() });
             let points = middle_curve(&times.collect::<Vec<_>>());
             if !points.is_empty() {
-                lines.push((format!("{} {what}", case.name), points, COLOURS[at % COLOURS.len()], is_lag));
+                lines.push((format!("{} {what}", case.name), points, colour(row, at), is_lag));
             }
         }
     }
@@ -226,7 +243,7 @@ fn svg(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Case, Place, Publish, Shape, System};
+    use crate::plan::{Case, Place, Publish, Shape};
     use crate::record::Outcome;
 
     #[test]

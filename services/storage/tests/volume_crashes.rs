@@ -324,6 +324,10 @@ impl DiskFile for LiarFile {
         if matches!(self.lie, Lie::NoWriteErrors) { Ok(()) } else { written }
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.file.allocate(len)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         if matches!(self.lie, Lie::NoSync) { Ok(()) } else { self.file.sync_data() }
     }

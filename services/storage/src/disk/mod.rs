@@ -87,6 +87,12 @@ pub trait DiskFile: Send + Sync {
     /// `StorageFull`, or the system's; any part may have been written.
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
 
+    /// Makes an empty file so long, of zeros, with room for all of it on the disk. Durable after [`DiskFile::sync_data`].
+    ///
+    /// # Errors
+    /// `Unsupported` where the file system sets no room aside; `StorageFull`, or the system's.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+
     /// Makes what was written durable (fdatasync).
     ///
     /// # Errors

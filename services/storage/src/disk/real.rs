@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, OFlag, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::sys::statfs::{self, FsType, fstatfs};
 use nix::sys::statvfs::statvfs;
 
@@ -228,6 +229,14 @@ impl DiskFile for RealFile {
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         let direct = self.direct.as_ref().and_then(|direct| direct.write(bytes, at));
         direct.unwrap_or_else(|| self.file.write_all_at(bytes, at))
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let len = i64::try_from(len).map_err(|_| io::ErrorKind::StorageFull)?;
+        fallocate(&self.file, FallocateFlags::empty(), 0, len).map_err(|error| match error {
+            Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL => io::ErrorKind::Unsupported.into(),
+            error => error.into(),
+        })
     }
 
     fn sync_data(&self) -> io::Result<()> {

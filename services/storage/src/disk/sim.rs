@@ -472,6 +472,10 @@ impl DiskFile for SimFile {
         })
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.write_at(&vec![0; len as usize], 0)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.with(|state, content| {
             if state.step()? {

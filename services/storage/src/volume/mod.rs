@@ -184,6 +184,7 @@ impl Volume {
             },
         };
         if self.current.is_none() {
+            self.stock.make_first().map_err(failed)?;
             self.roll().map_err(failed)?;
         }
         if !made {
@@ -380,6 +381,7 @@ impl Volume {
             return Err(WriteError::NoSpace);
         }
         let synced = written.and_then(|()| current.file.sync_data());
+        self.stock.wrote_round(bytes.len() as u64);
         let start = current.at;
         if synced.is_ok() {
             current.at += bytes.len() as u64;

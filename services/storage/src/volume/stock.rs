@@ -1,8 +1,11 @@
 //! The stock: files that are zero-written ahead, so that a round overwrites blocks that are there and a sync moves no
-//! metadata (DESIGN §4: `fallocate` measured slower than a plain append).
+//! metadata (DESIGN §4: `fallocate` measured slower than a plain append). That saves 60 to 100 µs a sync, which is much of a
+//! small round and little of a large one, while zeros cost the disk as much as what is written over them. So nothing is made
+//! ahead while rounds are large, and where none is ready a file is handed out that has its room and no zeros: nobody who
+//! waits for a round waits for a whole file before it.
 //!
-//! In: how many to hold. Out: names of whole, synced files. Must never hand out a file that is not zero-written and
-//! synced to its end.
+//! In: how many to hold. Out: names of files of full length, synced, that read as zeros. Must never hand out one whose room
+//! is not set aside to its end.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,6 +23,10 @@ const READY: &str = "stock-";
 const PART: &str = ".part";
 /// How much is zeroed and synced at once: little enough that a round's sync is not held up by it.
 const CHUNK: u64 = 1024 * 1024;
+/// Rounds of so many bytes are large.
+const LARGE_ROUND: u64 = 256 * 1024;
+/// How often whoever makes a file ahead looks whether rounds are still large.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The files held ready, shared by the volume and the thread that refills it.
 pub struct Stock {
@@ -33,6 +40,17 @@ pub struct Stock {
     making: Mutex<()>,
     next: AtomicU64,
     full: AtomicBool,
+    /// The last round was large.
+    busy: AtomicBool,
+}
+
+/// How a file gets its length.
+#[derive(Clone, Copy)]
+enum Making {
+    /// By zeros, with so much of the time spent writing, in percent.
+    Zeros(u32),
+    /// The file system sets room aside.
+    Room,
 }
 
 impl Stock {
@@ -62,6 +80,7 @@ impl Stock {
             making: Mutex::new(()),
             next: AtomicU64::new(next),
             full: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
         })
     }
 
@@ -73,6 +92,11 @@ impl Stock {
         Ok(())
     }
 
+    /// Makes a file, if there is none: for whoever is not waited for yet.
+    pub fn make_first(&self) -> Result<(), WriteError> {
+        if self.ready.lock().is_empty() { self.make(100) } else { Ok(()) }
+    }
+
     /// A file of the stock; made at once if there is none.
     pub fn take(&self) -> Result<String, WriteError> {
         loop {
@@ -80,8 +104,18 @@ impl Stock {
                 self.taken.notify_all();
                 return Ok(name);
             }
-            self.make(100)?;
+            match self.make_named(Making::Room) {
+                Err(WriteError::Fatal(error)) if error.kind() == io::ErrorKind::Unsupported => {
+                    self.make(100)?
+                }
+                made => return made,
+            }
         }
+    }
+
+    /// A round of so many bytes was written.
+    pub fn wrote_round(&self, bytes: u64) {
+        self.busy.store(bytes >= LARGE_ROUND, Ordering::Relaxed);
     }
 
     /// Puts back a file that was taken and not used.
@@ -100,6 +134,7 @@ impl Stock {
 
     /// Wakes whoever waits.
     pub fn wake(&self) {
+        self.busy.store(false, Ordering::Relaxed);
         self.taken.notify_all();
     }
 
@@ -109,19 +144,28 @@ impl Stock {
     }
 
     fn make(&self, duty: u32) -> Result<(), WriteError> {
+        if duty == 100 {
+            // Somebody waits, and perhaps for one that waits for rounds to be small.
+            self.busy.store(false, Ordering::Relaxed);
+        }
         let _one = self.making.lock();
         if self.ready.lock().len() >= self.target.max(1) {
             return Ok(()); // another made it while this one waited
         }
+        let name = self.make_named(Making::Zeros(duty))?;
+        self.ready.lock().push_back(name);
+        Ok(())
+    }
+
+    fn make_named(&self, making: Making) -> Result<String, WriteError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let name = format!("{READY}{id:010}");
         let part = format!("{name}{PART}");
-        let made = self.write_zeros(&part, duty).and_then(|()| self.disk.rename(&part, &name));
+        let made = self.write_whole(&part, making).and_then(|()| self.disk.rename(&part, &name));
         match made {
             Ok(()) => {
                 self.full.store(false, Ordering::Release);
-                self.ready.lock().push_back(name);
-                Ok(())
+                Ok(name)
             }
             Err(error) => {
                 // What was written so far must not hold on to the little room that there is.
@@ -133,11 +177,21 @@ impl Stock {
         }
     }
 
-    fn write_zeros(&self, name: &str, duty: u32) -> io::Result<()> {
+    fn write_whole(&self, name: &str, making: Making) -> io::Result<()> {
         if self.disk.available()? < self.file_bytes.saturating_add(self.reserve_bytes) {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        self.disk.create(name)?;
+        let file = self.disk.create(name)?;
+        match making {
+            Making::Zeros(duty) => self.write_zeros(name, duty),
+            Making::Room => {
+                file.allocate(self.file_bytes)?;
+                file.sync_data()
+            }
+        }
+    }
+
+    fn write_zeros(&self, name: &str, duty: u32) -> io::Result<()> {
         // Nobody reads zeros.
         let file = self.disk.open_uncached(name)?;
         let zeros = AlignedBuf::zeroed(CHUNK.min(self.file_bytes) as usize);
@@ -150,6 +204,9 @@ impl Stock {
             at += len;
             if duty < 100 {
                 std::thread::sleep(begun.elapsed() * (100 - duty) / duty.max(1));
+                while self.busy.load(Ordering::Relaxed) {
+                    std::thread::sleep(LOOK_EVERY);
+                }
             }
         }
         Ok(())

@@ -89,6 +89,17 @@ families! {
     Marks = "marks",
 }
 
+impl Family {
+    /// How many bytes at the start of its keys say whose row it is. Rows of one owner are written in the order of their keys.
+    pub const fn prefix_bytes(self) -> usize {
+        match self {
+            Self::Places | Self::Marks => SHARD_BYTES,
+            Self::Offsets | Self::Times | Self::Lanes | Self::Producers => LANE_BYTES,
+            Self::Default | Self::Cursors | Self::Usage => 4,
+        }
+    }
+}
+
 /// `shard`: in `marks`, and the prefix of the shard's places.
 pub fn shard(shard: ShardId) -> [u8; SHARD_BYTES] {
     let mut key = [0; SHARD_BYTES];

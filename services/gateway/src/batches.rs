@@ -6,45 +6,66 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use meridian_metadata::catalog::{Catalog, StreamRow};
+use meridian_shard::ShardHandle;
 use meridian_types::{Partition, ShardId};
 use meridian_wire::{ApiError, v1};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::budget::Taken;
 use crate::outgoing::Outgoing;
-use crate::publish::{Begun, Checked, Room, Unqueued, check_durability, deadline};
+use crate::publish::{Begun, Checked, Room, Unqueued, check_durability, deadline, publish_error, queue_full};
 use crate::received::Incoming;
 use crate::shared::Gateway;
+use crate::waiting::{Deadlines, Owed, Waiter};
 
 /// Bytes of batches that wait for leaders beside one stream. They take of what all publishes of the node have together, and a
 /// shard without a leader is not to hold up everybody else's.
 const BESIDE_BYTES: u32 = 1024 * 1024;
 
-/// Takes batches until the client ends or the node stops.
+/// Takes batches until the client ends or the node stops, and sees to it that each is answered in time.
 pub(crate) async fn take_batches(
     gateway: Gateway,
+    requests: Incoming<v1::PublishBatchesRequest>,
+    outgoing: Outgoing<v1::PublishBatchesResponse>,
+) {
+    let mut deadlines = Deadlines::default();
+    take(&gateway, requests, outgoing, &mut deadlines).await;
+    deadlines.run_out().await;
+}
+
+async fn take(
+    gateway: &Gateway,
     mut requests: Incoming<v1::PublishBatchesRequest>,
     outgoing: Outgoing<v1::PublishBatchesResponse>,
+    deadlines: &mut Deadlines<Owed>,
 ) {
     let under_way = Arc::new(());
     let mut turns = Turns::default();
+    let mut known = None;
     let beside = Arc::new(Semaphore::new(BESIDE_BYTES as usize));
-    let end = loop {
+    let draining = gateway.until_draining();
+    tokio::pin!(draining);
+    let end = 'taking: loop {
         // A place for the answer is taken before the batch is read, so that a client that does not take its answers is
         // read no further and holds nothing.
         let permit = tokio::select! {
             biased;
-            () = gateway.until_draining() => break gateway.not_ready(),
-            place = place_for_answer(&gateway, &outgoing, &under_way) => match place {
+            () = &mut draining => break gateway.not_ready(),
+            place = place_for_answer(gateway, &outgoing, &under_way) => match place {
                 Place::Free(permit) => permit,
                 Place::Gone => return,
-                Place::Slow => return outgoing.cut_off(&gateway),
+                Place::Slow => return outgoing.cut_off(gateway),
             },
+            () = deadlines.passed() => continue,
         };
-        let message = tokio::select! {
-            biased;
-            () = gateway.until_draining() => break gateway.not_ready(),
-            message = requests.message() => message,
+        let message = loop {
+            tokio::select! {
+                biased;
+                () = &mut draining => break 'taking gateway.not_ready(),
+                message = requests.message() => break message,
+                () = deadlines.passed() => {}
+            }
         };
         let (request, held) = match message {
             Ok(Some(message)) => message,
@@ -52,30 +73,31 @@ pub(crate) async fn take_batches(
             // What was queued is answered first; then the client hears why no more is read.
             Err(status) => return outgoing.end_with(status),
         };
-        let request_id = request.request_id;
-        let queued = match check(&gateway, request, held).await {
+        let owed = Owed::new(gateway.clone(), permit, request.request_id, under_way.clone());
+        let queued = match check(gateway, request, held, &mut known).await {
             Err(error) => Err(Unqueued::Refused(error)),
-            Ok(batch) if turns.is_awaited(batch.shard()) => Err(Unqueued::NoLeader(Box::new(batch))),
-            Ok(batch) => gateway.queue_now(batch).await,
+            Ok(batch) if turns.is_awaited(batch.shard) => Err(Unqueued::NoLeader(Box::new(batch))),
+            Ok(batch) => match gateway.leader_here(batch.shard) {
+                Ok(Some(leader)) => {
+                    queue_here(&leader, batch, owed, deadlines).await;
+                    continue;
+                }
+                Ok(None) => gateway.queue_now(batch).await,
+                Err(error) => Err(Unqueued::Refused(error)),
+            },
         };
-        let under_way = under_way.clone();
-        let answering = Answering { gateway: gateway.clone(), permit, request_id };
         match queued {
-            Ok(begun) => drop(tokio::spawn(async move {
-                answering.finish(Ok(begun)).await;
-                drop(under_way);
-            })),
-            Err(Unqueued::Refused(error)) => answering.finish(Err(error)).await,
+            Ok(begun) => drop(tokio::spawn(finish(owed, Ok(begun)))),
+            Err(Unqueued::Refused(error)) => owed.pay(Err(error)),
             Err(Unqueued::NoLeader(batch)) => {
                 // Where there is none, nothing more is read before one of those that wait has a leader, or has found none in time.
                 let room = beside.clone().acquire_many_owned(batch.bytes().min(BESIDE_BYTES)).await;
-                let turn = turns.next(batch.shard());
+                let turn = turns.next(batch.shard);
                 tokio::spawn(async move {
                     let turn = turn.come().await;
-                    let begun = answering.gateway.queue_in_time(*batch).await;
+                    let begun = owed.gateway.queue_in_time(*batch).await;
                     drop((turn, room));
-                    answering.finish(begun).await;
-                    drop(under_way);
+                    finish(owed, begun).await;
                 });
             }
         }
@@ -83,42 +105,66 @@ pub(crate) async fn take_batches(
     outgoing.end(end);
 }
 
+/// Hands a batch to its shard's leader on this node, which answers it.
+async fn queue_here(leader: &ShardHandle, batch: Checked, owed: Owed, deadlines: &mut Deadlines<Owed>) {
+    let Checked { publish, info, begun, deadline, held, .. } = batch;
+    let place = tokio::time::timeout_at(deadline, leader.queue_place());
+    tokio::pin!(place);
+    let place = loop {
+        tokio::select! {
+            biased;
+            place = &mut place => break place,
+            () = deadlines.passed() => {}
+        }
+    };
+    match place {
+        Ok(Ok(place)) => {
+            let bytes = publish.batch.len();
+            let debt = deadlines.wait(owed, deadline);
+            place.publish(publish, Box::new(Waiter::new(debt, (info, bytes), begun, held)));
+        }
+        Ok(Err(error)) => owed.pay(Err(publish_error(error))),
+        Err(_) => owed.pay(Err(queue_full())),
+    }
+}
+
+/// A stream that was looked up, and in which state of the catalog.
+struct Known {
+    named: v1::StreamRef,
+    state: Arc<Catalog>,
+    row: Arc<StreamRow>,
+}
+
 async fn check(
     gateway: &Gateway,
     request: v1::PublishBatchesRequest,
     message: Taken,
+    known: &mut Option<Known>,
 ) -> Result<Checked, ApiError> {
     check_durability(request.durability.as_ref())?;
-    // Each time: a stream can be deleted or grow, and its publisher lose its right, while the connection stays.
-    let (_, stream) = gateway.stream(request.stream.as_ref()).await?;
+    // Whenever the catalog has changed: a stream can be deleted or grow, and its publisher lose its right, while the connection stays.
+    let state = gateway.catalog().state();
+    let is_same =
+        |known: &&Known| request.stream.as_ref() == Some(&known.named) && Arc::ptr_eq(&known.state, &state);
+    let row = match known.as_ref().filter(is_same) {
+        Some(known) => known.row.clone(),
+        None => {
+            let (_, row) = gateway.stream(request.stream.as_ref()).await?;
+            *known = request.stream.map(|named| Known { named, state, row: row.clone() });
+            row
+        }
+    };
     let (partition, deadline) = (Partition(request.partition), deadline(request.deadline_ms));
     let room = Room::new(message, Taken::default());
-    gateway.check_publish(&stream, partition, request.batch, deadline, room)
+    gateway.check_publish(&row, partition, request.batch, deadline, room)
 }
 
-/// A batch and the place that its answer has.
-struct Answering {
-    gateway: Gateway,
-    permit: mpsc::OwnedPermit<v1::PublishBatchesResponse>,
-    request_id: u64,
-}
-
-impl Answering {
-    async fn finish(self, begun: Result<Begun, ApiError>) {
-        use v1::publish_batches_response::Result as Answer;
-        let result = match begun {
-            Ok(begun) => self.gateway.finish_publish(begun).await,
-            Err(error) => Err(error),
-        };
-        let result = match result {
-            Ok(published) => Answer::Published(published),
-            Err(error) => {
-                self.gateway.refused(&error);
-                Answer::Error(error.into())
-            }
-        };
-        self.permit.send(v1::PublishBatchesResponse { request_id: self.request_id, result: Some(result) });
-    }
+async fn finish(owed: Owed, begun: Result<Begun, ApiError>) {
+    let result = match begun {
+        Ok(begun) => owed.gateway.finish_publish(begun).await,
+        Err(error) => Err(error),
+    };
+    owed.pay(result);
 }
 
 /// Whose turn it is at each shard for which batches of this stream wait.

@@ -24,7 +24,7 @@ use crate::received::{Arrived, Incoming, Received};
 use crate::shared::Gateway;
 
 /// Batches of one stream of PublishBatches that may be without an answer that was taken; beyond, no more are read.
-const ANSWERS: usize = 512;
+const ANSWERS: usize = 1024;
 /// More than what an event without a key, a value and headers takes in a batch.
 const EVENT_OVERHEAD: usize = 32;
 /// What an event takes beyond its bytes while it is taken apart and answered, and what a header takes: as little as two

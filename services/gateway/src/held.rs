@@ -291,7 +291,12 @@ impl Gateway {
         limit: usize,
     ) -> Result<(Vec<Run>, Offset), ApiError> {
         let reader = self.host().reader();
-        let read = blocking(move || reader.lane_frames(lane, from, limit)).await?;
+        // Who keeps up finds it in memory, and waits for no other thread.
+        let cached = self.shard_of(lane).and_then(|shard| reader.cached_lane(shard, lane, from, limit));
+        let read = match cached {
+            Some(read) => read,
+            None => blocking(move || reader.lane_frames(lane, from, limit)).await?,
+        };
         let events = read.frames.into_iter().filter(|frame| frame.header.kind == FrameKind::Events);
         let runs = events.map(|frame| Run {
             base: frame.header.base_offset,

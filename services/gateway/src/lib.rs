@@ -32,6 +32,7 @@ mod serve;
 mod shared;
 mod streams;
 mod subscribe;
+mod waiting;
 
 pub use budget::ByteBudget;
 pub use connections::{ClientStream, Connection, accept, accepted};

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use meridian_batch::{BatchError, BatchInfo, Limits, validate};
 use meridian_metadata::catalog::StreamRow;
 use meridian_region::Route;
-use meridian_shard::{Ack, Publish, PublishError, Reject, RequestId};
-use meridian_types::{Partition, RegionName, ShardId};
+use meridian_shard::{Ack, Publish, PublishError, Reject, RequestId, ShardHandle};
+use meridian_types::{Partition, ShardId};
 use meridian_wire::{ApiError, Reason, v1};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -21,6 +21,20 @@ const RETRY_SOON: Duration = Duration::from_millis(100);
 /// How long a batch that finds no leader waits for one before its client is told to try again.
 const ELECTION_PATIENCE: Duration = Duration::from_secs(2);
 const ELECTION_LOOK: Duration = Duration::from_millis(20);
+
+/// The shard's queue was full for as long as the client waits.
+pub(crate) fn queue_full() -> ApiError {
+    let message = "the shard's queue was full until the deadline: nothing was stored; try again";
+    ApiError::new(Reason::DeadlineExceeded, message).retry_after(RETRY_SOON)
+}
+
+/// The client waits no longer.
+pub(crate) fn not_in_time() -> ApiError {
+    ApiError::new(
+        Reason::DeadlineExceeded,
+        "not durable within the deadline; it may be stored all the same: only a retry with the same producer and sequence is safe",
+    )
+}
 
 /// What a batch takes while the node holds it; given back when it is dropped.
 #[derive(Default)]
@@ -49,20 +63,15 @@ pub(crate) struct Begun {
 
 /// A batch that nothing stands against, before it is queued.
 pub(crate) struct Checked {
-    publish: Publish,
-    info: BatchInfo,
-    shard: ShardId,
-    begun: Instant,
-    deadline: Instant,
-    held: Room,
+    pub publish: Publish,
+    pub info: BatchInfo,
+    pub shard: ShardId,
+    pub begun: Instant,
+    pub deadline: Instant,
+    pub held: Room,
 }
 
 impl Checked {
-    /// Where it goes.
-    pub fn shard(&self) -> ShardId {
-        self.shard
-    }
-
     /// How large it is.
     pub fn bytes(&self) -> u32 {
         u32::try_from(self.publish.batch.len()).unwrap_or(u32::MAX)
@@ -188,15 +197,9 @@ impl Gateway {
     /// # Errors
     /// [`Unqueued`]
     pub(crate) async fn queue_now(&self, batch: Checked) -> Result<Begun, Unqueued> {
-        if self.region().is_out_of_room(batch.shard) {
-            let message = "the disk of the node that leads this partition is full, or those of most that keep it; publishing resumes by itself";
-            let error = ApiError::new(Reason::DiskFull, message).retry_after(Duration::from_secs(1));
-            return Err(Unqueued::Refused(error));
-        }
-        let queued = tokio::time::timeout_at(batch.deadline, self.hand_over(&batch)).await.map_err(|_| {
-            let message = "the shard's queue was full until the deadline: nothing was stored; try again";
-            Unqueued::Refused(ApiError::new(Reason::DeadlineExceeded, message).retry_after(RETRY_SOON))
-        })?;
+        self.check_room(batch.shard).map_err(Unqueued::Refused)?;
+        let queued = tokio::time::timeout_at(batch.deadline, self.hand_over(&batch));
+        let queued = queued.await.map_err(|_| Unqueued::Refused(queue_full()))?;
         match queued {
             Ok(answer) => {
                 let Checked { publish, info, begun, deadline, held, .. } = batch;
@@ -204,6 +207,30 @@ impl Gateway {
             }
             Err(PublishError::Rejected(Reject::NotLeader)) => Err(Unqueued::NoLeader(Box::new(batch))),
             Err(error) => Err(Unqueued::Refused(publish_error(error))),
+        }
+    }
+
+    /// Whether a shard can keep what is published to it.
+    ///
+    /// # Errors
+    /// DISK_FULL.
+    pub(crate) fn check_room(&self, shard: ShardId) -> Result<(), ApiError> {
+        if !self.region().is_out_of_room(shard) {
+            return Ok(());
+        }
+        let message = "the disk of the node that leads this partition is full, or those of most that keep it; publishing resumes by itself";
+        Err(ApiError::new(Reason::DiskFull, message).retry_after(Duration::from_secs(1)))
+    }
+
+    /// The leader of a shard, if it is on this node.
+    ///
+    /// # Errors
+    /// DISK_FULL.
+    pub(crate) fn leader_here(&self, shard: ShardId) -> Result<Option<ShardHandle>, ApiError> {
+        self.check_room(shard)?;
+        match self.region().route(shard) {
+            Route::Here(leader) => Ok(Some(leader)),
+            Route::There(_) | Route::Nowhere => Ok(None),
         }
     }
 
@@ -225,40 +252,49 @@ impl Gateway {
     pub(crate) async fn finish_publish(&self, mut begun: Begun) -> Result<v1::PublishedBatch, ApiError> {
         let stopped = || publish_error(PublishError::Stopped);
         let answer = begun.answer.as_mut().ok_or_else(stopped)?;
-        let answer = tokio::time::timeout_at(begun.deadline, answer).await.map_err(|_| {
-            ApiError::new(
-                Reason::DeadlineExceeded,
-                "not durable within the deadline; it may be stored all the same: only a retry with the same producer and sequence is safe",
-            )
-        })?;
+        let answer = tokio::time::timeout_at(begun.deadline, answer).await.map_err(|_| not_in_time())?;
         begun.answer = None;
-        let ack = answer.map_err(|_| stopped())?.map_err(|r| publish_error(r.into()))?;
+        let result = answer.map_err(|_| stopped())?;
+        self.published(result, &begun.info, begun.bytes, begun.begun)
+    }
+
+    /// What a client is told of a batch that its shard is done with.
+    ///
+    /// # Errors
+    /// It got no offset.
+    pub(crate) fn published(
+        &self,
+        result: Result<Ack, Reject>,
+        info: &BatchInfo,
+        bytes: usize,
+        begun: Instant,
+    ) -> Result<v1::PublishedBatch, ApiError> {
+        let ack = result.map_err(|reject| publish_error(reject.into()))?;
         let metrics = self.metrics();
-        metrics.publish_seconds.observe(begun.begun.elapsed().as_secs_f64());
+        metrics.publish_seconds.observe(begun.elapsed().as_secs_f64());
         if ack.duplicate {
             metrics.duplicates.inc();
         } else {
-            metrics.published_events.inc_by(u64::from(begun.info.events));
-            metrics.published_bytes.inc_by(begun.bytes as u64);
+            metrics.published_events.inc_by(u64::from(info.events));
+            metrics.published_bytes.inc_by(bytes as u64);
         }
         Ok(v1::PublishedBatch {
             first: Some(v1::Position {
                 lane: Some(ack.lane.into()),
                 offset: ack.base_offset.0,
                 hlc: ack.hlc.0,
-                regions: self.durable_in(&ack).into_iter().map(String::from).collect(),
+                regions: self.durable_in(&ack),
             }),
-            events: begun.info.events,
+            events: info.events,
             duplicate: ack.duplicate,
         })
     }
 
     /// This region, and those that have reported the frame durable.
-    fn durable_in(&self, ack: &Ack) -> Vec<RegionName> {
+    fn durable_in(&self, ack: &Ack) -> Vec<String> {
         let shard = self.host().home_shard_id(ack.lane.stream, ack.lane.partition);
-        let mut regions = vec![self.me().region.clone()];
-        let reported = self.board().of(shard).into_iter().filter(|(_, mark)| mark.seq >= ack.seq);
-        regions.extend(reported.map(|(region, _)| region));
+        let mut regions = self.board().that_have(shard, ack.seq);
+        regions.insert(0, self.me().region.to_string());
         regions
     }
 
@@ -288,7 +324,7 @@ pub(crate) fn batch_error(error: BatchError) -> ApiError {
     ApiError::new(reason, error.to_string())
 }
 
-fn publish_error(error: PublishError) -> ApiError {
+pub(crate) fn publish_error(error: PublishError) -> ApiError {
     let message = error.to_string();
     match error {
         PublishError::Stopped => ApiError::new(Reason::NotReady, message).retry_after(RETRY_SOON),

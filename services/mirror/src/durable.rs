@@ -20,14 +20,14 @@ pub struct DurableMark {
 
 /// The newest report of each region for each shard. In memory alone: links repeat theirs when they connect.
 #[derive(Debug, Default)]
-pub struct DurableBoard(RwLock<BTreeMap<(ShardId, RegionName), DurableMark>>);
+pub struct DurableBoard(RwLock<BTreeMap<ShardId, BTreeMap<RegionName, DurableMark>>>);
 
 impl DurableBoard {
     /// Takes a report. One of an older leadership of the copy, or further back in the same, changes nothing. Whether it
     /// was news.
     pub fn report(&self, shard: ShardId, region: &RegionName, mark: DurableMark) -> bool {
         let mut board = self.0.write();
-        let known = board.entry((shard, region.clone())).or_default();
+        let known = board.entry(shard).or_default().entry(region.clone()).or_default();
         let newer = mark.hosting > known.hosting || (mark.hosting == known.hosting && mark.seq > known.seq);
         if newer || mutant::is(Mutant::OldDurableMark) {
             *known = mark;
@@ -38,7 +38,15 @@ impl DurableBoard {
     /// The reports for a shard.
     pub fn of(&self, shard: ShardId) -> Vec<(RegionName, DurableMark)> {
         let board = self.0.read();
-        board.iter().filter(|((s, _), _)| *s == shard).map(|((_, r), mark)| (r.clone(), *mark)).collect()
+        let marks = board.get(&shard).into_iter().flatten();
+        marks.map(|(region, mark)| (region.clone(), *mark)).collect()
+    }
+
+    /// The regions that have a frame of a shard.
+    pub fn that_have(&self, shard: ShardId, seq: Seq) -> Vec<String> {
+        let board = self.0.read();
+        let marks = board.get(&shard).into_iter().flatten();
+        marks.filter(|(_, mark)| mark.seq >= seq).map(|(region, _)| region.to_string()).collect()
     }
 }
 
@@ -61,6 +69,7 @@ mod tests {
         board.report(shard, &region, mark(1, 99));
         board.report(shard, &region, mark(2, 9));
         assert_eq!(board.of(shard)[0].1.seq, Seq(10));
+        assert_eq!((board.that_have(shard, Seq(10)).len(), board.that_have(shard, Seq(11)).len()), (1, 0));
         board.report(shard, &region, mark(3, 4));
         assert_eq!(board.of(shard)[0].1.seq, Seq(4), "a new leadership may hold less");
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use meridian_gateway::{
     Gateway, GatewayConfig, GatewayParts, MeteredLayer, Metrics, ReadServer, accept, accepted, routes,
 };
-use meridian_metadata::catalog::{Catalog, NodeRow, RegionRow};
+use meridian_metadata::catalog::{Catalog, NodeRow};
 use meridian_metadata::members::{Rule, Wanted};
 use meridian_metadata::{
     CatalogGroup, Config as RaftConfig, OnFatal, PlacementGroup, RaftServers, StartError, WantedNodes,
@@ -43,6 +43,9 @@ use crate::shards::CatalogShards;
 
 /// Requests of one connection that may be under way at once.
 const CLIENT_STREAMS: u32 = 256;
+/// The longest HTTP/2 frame that a node takes of a client: most batches come in one, and are read by one or two system calls,
+/// where frames of 16 KiB, the default, take a call each. What a node holds of a connection beside its window grows with it.
+const CLIENT_FRAME: u32 = 128 * 1024;
 /// A link's message holds a chunk of frames, or one frame as large as a batch.
 const PEER_MESSAGE: usize = 32 * 1024 * 1024;
 /// Beside those of subscriptions.
@@ -470,6 +473,7 @@ impl Parts<'_> {
                 // What was sent ahead lies in memory before it is metered. No request takes all of a connection.
                 .initial_stream_window_size(window / 2)
                 .initial_connection_window_size(window)
+                .max_frame_size(CLIENT_FRAME)
                 .max_concurrent_streams(CLIENT_STREAMS)
                 .http2_keepalive_interval(Some(Duration::from_secs(15)))
                 .http2_keepalive_timeout(Some(Duration::from_secs(20)))
@@ -568,15 +572,13 @@ impl Parts<'_> {
         let region = region.ok_or_else(|| {
             FoundingError::NotThisNode(format!("the catalog knows no region {}", self.me.region))
         })?;
-        let shards_of = |region: &Arc<RegionRow>| usize::from(region.shards) * region.origins().count();
-        let shards: usize = state.regions().map(shards_of).sum();
         let host = ShardHost::open(
             HostConfig {
                 me: self.me.node,
                 boot: self.boot,
                 home: self.home,
                 shards: region.shards,
-                tail_bytes: limits.tail_bytes.0 as usize / shards.max(1),
+                tail_bytes: limits.tail_bytes.0 as usize,
                 producers: 10_000,
                 flush_every: Duration::from_secs(5),
                 mark_after: Duration::from_millis(250),

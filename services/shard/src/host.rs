@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::task::{ShardTask, Unapplied};
 use crate::{
-    Home, Opening, Peers, Placement, Proven, Reader, Recovery, RepairError, Replica, ShardHandle, Tail,
+    Home, Opening, Peers, Placement, Proven, Reader, Recovery, RepairError, Replica, ShardHandle, Tails,
     Totals, frame_effects, tail,
 };
 
@@ -32,7 +32,7 @@ pub struct HostConfig {
     pub home: Origin,
     /// How many shards that has.
     pub shards: u16,
-    /// Bytes of newest frames kept in memory, for each shard.
+    /// Bytes of newest frames kept in memory, over all shards.
     pub tail_bytes: usize,
     /// Idempotent producers kept in memory, for each shard.
     pub producers: usize,
@@ -61,6 +61,7 @@ struct Parts {
     peers: Arc<dyn Peers>,
     fatal: Arc<dyn Fn(String) + Send + Sync>,
     reader: Reader,
+    tails: Arc<Tails>,
 }
 
 /// The shards of a node.
@@ -93,7 +94,8 @@ impl ShardHost {
         fatal: Arc<dyn Fn(String) + Send + Sync>,
     ) -> Result<Self, OpenError> {
         let reader = Reader::new(index.clone(), volume.clone());
-        let parts = Parts { config, index, volume, writer, clock, placement, peers, fatal, reader };
+        let tails = Tails::new(config.tail_bytes);
+        let parts = Parts { config, index, volume, writer, clock, placement, peers, fatal, reader, tails };
         let promises = recovered.promises.iter().map(|(&shard, promise)| (shard, promise.epoch)).collect();
         let hidden = recovered.hidden;
         let host = Self { parts, shards: Mutex::default(), tasks: Mutex::default(), promises, hidden };
@@ -132,7 +134,7 @@ impl ShardHost {
         let promised = self.promises.get(&shard).copied().unwrap_or_default();
         let recovery = Recovery { applied, lanes: lanes.next, promised };
         let mut replica = Replica::recover(shard, config.me, config.boot, home, recovery, config.producers);
-        let tail = Arc::new(Tail::new(config.tail_bytes));
+        let tail = self.parts.tails.tail();
         let mut unapplied = VecDeque::new();
         let applied_seq = applied.map_or(Seq::ZERO, |mark| mark.seq);
         if let Some(found) = &found {

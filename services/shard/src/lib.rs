@@ -43,5 +43,5 @@ pub use read::{LaneDigest, LaneFrames, ReadError, Reader};
 pub use repair::{Proof, Proven, RepairError, Stretch};
 pub use replica::{Home, Recovery, Replica};
 pub use replicas::ReplicaSet;
-pub use tail::Tail;
-pub use task::{Progress, PublishError, ShardHandle, Totals, past_producer};
+pub use tail::{Tail, Tails};
+pub use task::{Progress, PublishError, QueuePlace, Reply, ShardHandle, Totals, past_producer};

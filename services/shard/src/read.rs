@@ -187,6 +187,18 @@ impl Reader {
         Ok(self.header(shard, seq)?.map(|header| header.chain))
     }
 
+    /// As [`Reader::lane_frames`], from memory alone; none: go to the disk.
+    pub fn cached_lane(
+        &self,
+        shard: ShardId,
+        lane: Lane,
+        from: Offset,
+        max_bytes: usize,
+    ) -> Option<LaneFrames> {
+        let (frames, end) = self.tail(shard)?.of_lane(lane, from, max_bytes)?;
+        Some(LaneFrames { frames, end })
+    }
+
     /// The frames of a lane that hold offsets from `from` on, up to `max_bytes` but at least one where there is one.
     /// The first may begin before `from`.
     ///

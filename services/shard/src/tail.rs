@@ -1,23 +1,41 @@
 //! A shard's newest frames in memory, so that live readers do not touch the disk: those that are applied, for everybody,
 //! and those that are not, for followers alone.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Weak};
 
 use meridian_storage::{Frame, FrameKind, Place};
-use meridian_types::{Lane, Seq};
-use parking_lot::RwLock;
+use meridian_types::{Lane, Offset, Seq};
+use parking_lot::{Mutex, RwLock};
 
-/// The applied frames, contiguous up to the applied mark and at most so many bytes of them; and every frame after it.
+/// The tails of all shards of a node. Together they keep at most so many bytes of applied frames, the newest of all: where a
+/// few shards have all the load, theirs are what readers want.
+#[derive(Debug)]
+pub struct Tails {
+    capacity: usize,
+    order: Mutex<Order>,
+}
+
+/// Every applied frame that is held, in the order in which they came.
+#[derive(Debug, Default)]
+struct Order {
+    frames: VecDeque<(Weak<Tail>, Seq, usize)>,
+    bytes: usize,
+}
+
+/// The applied frames, contiguous up to the applied mark, as far back as there is room; and every frame after it.
 #[derive(Debug)]
 pub struct Tail {
+    tails: Arc<Tails>,
+    me: Weak<Tail>,
     held: RwLock<Held>,
-    capacity: usize,
 }
 
 #[derive(Debug, Default)]
 struct Held {
     applied: VecDeque<Frame>,
-    bytes: usize,
+    /// Where each lane's frames are among them: their first offsets and seqs.
+    lanes: HashMap<Lane, VecDeque<(Offset, Seq)>>,
     unapplied: VecDeque<Unapplied>,
 }
 
@@ -39,10 +57,57 @@ impl Unapplied {
     }
 }
 
+impl Tails {
+    /// Keep at most `capacity` bytes of applied frames.
+    pub fn new(capacity: usize) -> Arc<Self> {
+        Arc::new(Self { capacity, order: Mutex::default() })
+    }
+
+    /// One more shard's.
+    pub fn tail(self: &Arc<Self>) -> Arc<Tail> {
+        Arc::new_cyclic(|me| Tail { tails: self.clone(), me: me.clone(), held: RwLock::default() })
+    }
+
+    /// Counts frames that a tail holds now, and drops the oldest of all beyond the capacity.
+    fn hold(&self, tail: &Weak<Tail>, frames: impl Iterator<Item = (Seq, usize)>) {
+        let mut oldest: Vec<(Weak<Tail>, Seq)> = Vec::new();
+        {
+            let mut order = self.order.lock();
+            for (seq, bytes) in frames {
+                order.bytes += bytes;
+                order.frames.push_back((tail.clone(), seq, bytes));
+            }
+            while order.bytes > self.capacity {
+                let Some((tail, seq, bytes)) = order.frames.pop_front() else { break };
+                order.bytes -= bytes;
+                match oldest.last_mut() {
+                    Some((last, through)) if last.ptr_eq(&tail) => *through = seq,
+                    _ => oldest.push((tail, seq)),
+                }
+            }
+        }
+        for (tail, through) in oldest {
+            if let Some(tail) = tail.upgrade() {
+                tail.drop_through(through);
+            }
+        }
+    }
+}
+
 impl Tail {
-    /// Keeps at most `capacity` bytes of applied frames.
-    pub fn new(capacity: usize) -> Self {
-        Self { held: RwLock::default(), capacity }
+    /// Forgets the applied frames up to there.
+    fn drop_through(&self, through: Seq) {
+        let mut held = self.held.write();
+        let held = &mut *held;
+        while let Some(oldest) = held.applied.pop_front_if(|frame| frame.header.seq <= through) {
+            let lane = oldest.header.lane();
+            if let Some(frames) = held.lanes.get_mut(&lane) {
+                while frames.pop_front_if(|(_, seq)| *seq <= oldest.header.seq).is_some() {}
+                if frames.is_empty() {
+                    held.lanes.remove(&lane);
+                }
+            }
+        }
     }
 
     /// Adds the next frame of the log, not applied yet.
@@ -58,16 +123,17 @@ impl Tail {
 
     /// The frames up to `through` are applied now.
     pub(crate) fn applied(&self, through: Seq) {
-        let mut held = self.held.write();
-        while let Some(frame) = held.unapplied.pop_front_if(|frame| frame.seq() <= through) {
-            if let Unapplied::InMemory(frame) = frame {
-                held.push(frame);
+        let mut added = Vec::new();
+        {
+            let mut held = self.held.write();
+            while let Some(frame) = held.unapplied.pop_front_if(|frame| frame.seq() <= through) {
+                if let Unapplied::InMemory(frame) = frame {
+                    added.push((frame.header.seq, frame.encoded_len()));
+                    held.push(frame);
+                }
             }
         }
-        while held.bytes > self.capacity {
-            let Some(oldest) = held.applied.pop_front() else { break };
-            held.bytes -= oldest.encoded_len();
-        }
+        self.tails.hold(&self.me, added.into_iter());
     }
 
     /// The applied frame at `seq`, if it is held.
@@ -103,6 +169,25 @@ impl Tail {
         (!frames.is_empty()).then_some(frames)
     }
 
+    /// The applied frames of a lane that hold offsets from `from` on, up to `max_bytes` but at least one where there is one, and
+    /// where the lane ends; none: `from` is not held.
+    pub fn of_lane(&self, lane: Lane, from: Offset, max_bytes: usize) -> Option<(Vec<Frame>, Offset)> {
+        let held = self.held.read();
+        let first = held.applied.front()?.header.seq;
+        let lane = held.lanes.get(&lane)?;
+        let frame_at = |seq: Seq| held.applied.get(usize::try_from(seq.0.checked_sub(first.0)?).ok()?);
+        let end = frame_at(lane.back()?.1)?.header.next_offset();
+        if from >= end {
+            return Some((Vec::new(), end));
+        }
+        // The frame that holds `from` is the last one that does not begin after it.
+        let at = lane.partition_point(|(base, _)| *base <= from).checked_sub(1)?;
+        let mut budget = Budget { left: max_bytes, any: false };
+        let frames = lane.range(at..).map_while(|(_, seq)| frame_at(*seq));
+        let frames = frames.take_while(|frame| budget.take(frame.encoded_len())).cloned().collect();
+        Some((frames, end))
+    }
+
     /// The frames from `from` on that are not applied, up to `max_bytes` but at least one; none: `from` is applied, or
     /// beyond the log's end.
     pub(crate) fn unapplied(&self, from: Seq, max_bytes: usize) -> Option<Vec<Unapplied>> {
@@ -125,9 +210,12 @@ impl Held {
     fn push(&mut self, frame: Frame) {
         if self.applied.back().is_some_and(|last| last.header.seq.next() != frame.header.seq) {
             self.applied.clear();
-            self.bytes = 0;
+            self.lanes.clear();
         }
-        self.bytes += frame.encoded_len();
+        let header = &frame.header;
+        if header.kind == FrameKind::Events {
+            self.lanes.entry(header.lane()).or_default().push_back((header.base_offset, header.seq));
+        }
         self.applied.push_back(frame);
     }
 }
@@ -163,7 +251,7 @@ mod tests {
     #[test]
     fn holds_the_newest_within_its_bytes() {
         let one = frame(1).encoded_len();
-        let tail = Tail::new(3 * one);
+        let tail = Tails::new(3 * one).tail();
         for seq in 1..=5 {
             push(&tail, frame(seq));
         }
@@ -179,8 +267,26 @@ mod tests {
     }
 
     #[test]
+    fn the_oldest_of_all_shards_goes_first() {
+        let tails = Tails::new(3 * frame(1).encoded_len());
+        let (idle, busy) = (tails.tail(), tails.tail());
+        push(&idle, frame(7));
+        push(&busy, frame(1));
+        push(&busy, frame(2));
+        assert!(idle.get(Seq(7)).is_some() && busy.get(Seq(1)).is_some());
+        push(&busy, frame(3));
+        assert!(idle.get(Seq(7)).is_none(), "the one that has all the load has all the room");
+        push(&idle, frame(8));
+        assert!(busy.get(Seq(1)).is_none() && busy.get(Seq(2)).is_some() && idle.get(Seq(8)).is_some());
+        drop(busy);
+        push(&idle, frame(9));
+        push(&idle, frame(10));
+        assert_eq!(idle.from(Seq(8), 1 << 20).unwrap().len(), 3, "a shard that is gone holds nothing");
+    }
+
+    #[test]
     fn what_is_not_applied_is_shown_to_followers_alone_and_can_be_cut() {
-        let tail = Tail::new(1 << 20);
+        let tail = Tails::new(1 << 20).tail();
         tail.append(Unapplied::OnDisk(Seq(1), Place { file: 0, at: 4096, len: 10 }));
         for seq in 2..=5 {
             tail.append(Unapplied::InMemory(frame(seq)));
@@ -197,8 +303,35 @@ mod tests {
     }
 
     #[test]
+    fn gives_a_lanes_frames_as_far_as_it_goes_back() {
+        let tail = Tails::new(5 * frame(1).encoded_len()).tail();
+        // Two lanes in turn, two events a frame.
+        for seq in 1..=6u64 {
+            let mut frame = frame(seq);
+            let header = &mut frame.header;
+            (header.kind, header.partition, header.events) =
+                (FrameKind::Events, Partition((seq % 2) as u32), 2);
+            header.base_offset = Offset((seq - 1) / 2 * 2);
+            push(&tail, frame);
+        }
+        let lane = frame(2).header.lane();
+        let seqs = |from, max_bytes| {
+            tail.of_lane(lane, Offset(from), max_bytes).map(|(frames, end)| {
+                (frames.iter().map(|frame| frame.header.seq.0).collect::<Vec<_>>(), end.0)
+            })
+        };
+        assert_eq!(seqs(0, 1 << 20), Some((vec![2, 4, 6], 6)));
+        assert_eq!(seqs(3, 1 << 20), Some((vec![4, 6], 6)), "the first may begin before");
+        assert_eq!(seqs(2, 1), Some((vec![4], 6)), "within the bytes, but at least one");
+        assert_eq!(seqs(6, 1 << 20), Some((vec![], 6)));
+        let other = Lane { partition: Partition(1), ..lane };
+        assert!(tail.of_lane(other, Offset(0), 1 << 20).is_none(), "its first frame is not held any more");
+        assert!(tail.of_lane(Lane { partition: Partition(9), ..lane }, Offset(0), 1).is_none());
+    }
+
+    #[test]
     fn tells_which_lanes_have_grown_as_far_as_it_goes_back() {
-        let tail = Tail::new(3 * frame(1).encoded_len());
+        let tail = Tails::new(3 * frame(1).encoded_len()).tail();
         for seq in 1..=5 {
             let mut frame = frame(seq);
             // The fourth is no lane's.

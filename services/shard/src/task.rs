@@ -1,6 +1,6 @@
 //! The task that executes a replica's effects: the only place where a shard meets channels, the volume and the index.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -110,8 +110,37 @@ pub enum PublishError {
     Stopped,
 }
 
+/// Who is told what came of a publish. Dropped untold, the node stops.
+pub trait Reply: Send {
+    /// Whether anybody still waits. One that nobody waits for when its turn comes is not stored.
+    fn is_wanted(&self) -> bool;
+
+    /// Called on the shard's task: it must not block.
+    fn tell(self: Box<Self>, result: Result<Ack, Reject>);
+}
+
+impl Reply for oneshot::Sender<Result<Ack, Reject>> {
+    fn is_wanted(&self) -> bool {
+        !self.is_closed()
+    }
+
+    fn tell(self: Box<Self>, result: Result<Ack, Reject>) {
+        let _ = self.send(result);
+    }
+}
+
+/// A place in a shard's queue.
+pub struct QueuePlace<'a>(mpsc::Permit<'a, Request>);
+
+impl QueuePlace<'_> {
+    /// Takes the place with a batch.
+    pub fn publish(self, publish: Publish, reply: Box<dyn Reply>) {
+        self.0.send(Request::Publish(publish, reply));
+    }
+}
+
 pub(crate) enum Request {
-    Publish(Publish, oneshot::Sender<Result<Ack, Reject>>),
+    Publish(Publish, Box<dyn Reply>),
     Read(oneshot::Sender<Result<Seq, Reject>>),
     Copy(LeaderEpoch, Vec<Frame>),
     Fence(LeaderEpoch, oneshot::Sender<FenceAnswer>),
@@ -160,8 +189,16 @@ impl ShardHandle {
         publish: Publish,
     ) -> Result<oneshot::Receiver<Result<Ack, Reject>>, PublishError> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Request::Publish(publish, reply)).await.map_err(|_| PublishError::Stopped)?;
+        self.queue_place().await?.publish(publish, Box::new(reply));
         Ok(answer)
+    }
+
+    /// Waits for a place in the shard's queue. Batches of one caller keep the order in which they take their places.
+    ///
+    /// # Errors
+    /// The node stops.
+    pub async fn queue_place(&self) -> Result<QueuePlace<'_>, PublishError> {
+        self.requests.reserve().await.map(QueuePlace).map_err(|_| PublishError::Stopped)
     }
 
     /// Hands over frames that the origin committed, in order, to this leadership of the copy. Returns false once the node stops.
@@ -259,8 +296,11 @@ pub(crate) struct ShardTask {
 /// What the task carries from step to step.
 struct Running {
     task: ShardTask,
-    answers: HashMap<RequestId, Answer>,
-    next_request: u64,
+    answers: Answers,
+    /// Committed and flushed, and to be applied before anything else happens: once for all that was flushed meanwhile.
+    to_apply: Option<Seq>,
+    /// Kept for its memory.
+    effects: Vec<Effect>,
     /// Queued for the volume in the next submission.
     to_submit: Vec<Entry>,
     /// How far the volume was told that the log is applied, and how far that is synced.
@@ -281,8 +321,31 @@ struct Running {
 
 /// Who waits.
 enum Answer {
-    Publish(oneshot::Sender<Result<Ack, Reject>>),
+    Publish(Box<dyn Reply>),
     Read(oneshot::Sender<Result<Seq, Reject>>),
+}
+
+/// Those who wait, by number: answered in about the order in which they came.
+#[derive(Default)]
+struct Answers {
+    first: u64,
+    waiting: VecDeque<Option<Answer>>,
+}
+
+impl Answers {
+    fn add(&mut self, answer: Answer) -> RequestId {
+        self.waiting.push_back(Some(answer));
+        RequestId(self.first + self.waiting.len() as u64 - 1)
+    }
+
+    fn take(&mut self, request: RequestId) -> Option<Answer> {
+        let at = usize::try_from(request.0.checked_sub(self.first)?).ok()?;
+        let answer = self.waiting.get_mut(at)?.take();
+        while self.waiting.pop_front_if(|first| first.is_none()).is_some() {
+            self.first += 1;
+        }
+        answer
+    }
 }
 
 impl ShardTask {
@@ -299,8 +362,9 @@ impl ShardTask {
         let mut running = Running {
             applied_hlc,
             task: self,
-            answers: HashMap::new(),
-            next_request: 0,
+            answers: Answers::default(),
+            to_apply: None,
+            effects: Vec::new(),
             to_submit: Vec::new(),
             marking: marks.applied,
             marked: marks.applied,
@@ -314,6 +378,7 @@ impl ShardTask {
         };
         // Before anybody sees it: what it shows is what is left, where others are lost.
         running.step(Input::WasApplied(running.task.was_applied));
+        running.apply_due();
         running.show();
         (handle, tokio::spawn(running.run(inbox, synced_inbox)))
     }
@@ -326,6 +391,7 @@ impl ShardTask {
 impl Running {
     async fn run(mut self, mut inbox: mpsc::Receiver<Request>, mut synced: mpsc::UnboundedReceiver<Synced>) {
         self.ask_placement();
+        self.apply_due();
         self.submit();
         let mut burst = Vec::with_capacity(BURST);
         loop {
@@ -335,6 +401,10 @@ impl Running {
                 Some(report) = synced.recv() => {
                     self.on_synced(report);
                     while let Ok(report) = synced.try_recv() {
+                        // One batch for the index of all that was flushed; before anything else it has what it is to have.
+                        if !matches!(report, Synced::Frames(..)) {
+                            self.apply_due();
+                        }
                         self.on_synced(report);
                     }
                 }
@@ -344,6 +414,7 @@ impl Running {
                     }
                     for request in burst.drain(..) {
                         self.on_request(request);
+                        self.apply_due();
                     }
                 }
                 () = at(self.mark_at) => {
@@ -351,6 +422,7 @@ impl Running {
                     self.mark();
                 }
             }
+            self.apply_due();
             self.submit();
             self.show();
         }
@@ -372,17 +444,17 @@ impl Running {
     fn on_request(&mut self, request: Request) {
         match request {
             Request::Publish(mut publish, reply) => {
-                if reply.is_closed() {
+                if !reply.is_wanted() {
                     return;
                 }
-                publish.request = self.wait(Answer::Publish(reply));
+                publish.request = self.answers.add(Answer::Publish(reply));
                 if let Some(producer) = publish.producer {
                     self.learn(publish.stream, publish.partition, producer.id);
                 }
                 self.step(Input::Publish(publish));
             }
             Request::Read(reply) => {
-                let request = self.wait(Answer::Read(reply));
+                let request = self.answers.add(Answer::Read(reply));
                 self.step(Input::Read { request });
             }
             Request::Copy(epoch, frames) => {
@@ -410,13 +482,6 @@ impl Running {
             }
             Request::FlushedBy(node, reply) => drop(reply.send(self.task.replica.flushed_by(node))),
         }
-    }
-
-    fn wait(&mut self, answer: Answer) -> RequestId {
-        let request = RequestId(self.next_request);
-        self.next_request += 1;
-        self.answers.insert(request, answer);
-        request
     }
 
     /// What the replica has to know of its applied log to hear this; none: it cannot be read now, and is asked again once
@@ -490,11 +555,13 @@ impl Running {
     }
 
     fn step(&mut self, input: Input) {
-        let mut effects = Vec::new();
+        // An effect may be a step of its own, which then finds no memory kept and makes its own.
+        let mut effects = std::mem::take(&mut self.effects);
         self.task.replica.step(input, self.task.clock.now(), &mut effects);
-        for effect in effects {
+        for effect in effects.drain(..) {
             self.execute(effect);
         }
+        self.effects = effects;
     }
 
     /// The one place where effects happen.
@@ -525,11 +592,11 @@ impl Running {
             Effect::Send { to, message } => self.task.peers.send(self.task.shard, to, message),
             Effect::Feed { to, epoch, after } => self.task.peers.feed(self.task.shard, to, epoch, after),
             Effect::StopFeeding => self.task.peers.stop_feeding(self.task.shard),
-            Effect::Apply { through } => self.apply(through),
+            Effect::Apply { through } => self.to_apply = Some(through),
             Effect::Ack { request, ack } => self.answer(request, Ok(ack)),
             Effect::Reject { request, reject } => self.answer(request, Err(reject)),
             Effect::Readable { request, committed } => {
-                if let Some(Answer::Read(reply)) = self.answers.remove(&request) {
+                if let Some(Answer::Read(reply)) = self.answers.take(request) {
                     let _ = reply.send(Ok(committed));
                 }
             }
@@ -542,8 +609,8 @@ impl Running {
 
     /// A caller that has gone needs no answer; its events stay.
     fn answer(&mut self, request: RequestId, result: Result<Ack, Reject>) {
-        match (self.answers.remove(&request), result) {
-            (Some(Answer::Publish(reply)), result) => drop(reply.send(result)),
+        match (self.answers.take(request), result) {
+            (Some(Answer::Publish(reply)), result) => reply.tell(result),
             (Some(Answer::Read(reply)), Err(reject)) => drop(reply.send(Err(reject))),
             (Some(Answer::Read(_)) | None, _) => {}
         }
@@ -604,6 +671,13 @@ impl Running {
                 let _ = synced.send(Synced::Cut(after));
             }),
         });
+    }
+
+    /// Brings into the index what is to be there, until a step has no more for it.
+    fn apply_due(&mut self) {
+        while let Some(through) = self.to_apply.take() {
+            self.apply(through);
+        }
     }
 
     fn apply(&mut self, through: Seq) {

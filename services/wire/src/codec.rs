@@ -10,10 +10,10 @@ use prost::encoding::{
     DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field,
 };
 use tonic::Status;
-use tonic::codec::{Codec, DecodeBuf, Decoder};
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-use crate::v1::PublishRequest;
+use crate::v1::{LinkResponse, PublishRequest, Word};
 use crate::{ApiError, Reason};
 
 /// The most events of a Publish.
@@ -25,9 +25,11 @@ pub const PUBLISH_HEADERS: usize = 100_000;
 pub const GRPC_PREFIX: usize = 5;
 
 /// The longest HTTP/2 frame that a node takes of another node, and a client of a node, in bytes: a batch, or a chunk of a log, is
-/// written in one system call, where the default of 16 KiB takes many. Of clients a node takes the default: what it holds of a connection
-/// beside its window grows with the frame.
+/// written in one system call, where the default of 16 KiB takes many.
 pub const HTTP_FRAME: u32 = 256 * 1024;
+
+/// What lies between a message and HTTP/2 where messages are chunks of a log: of one node to another, so there are few of them.
+const CHUNK_BUFFER: usize = 128 * 1024;
 
 /// `PublishRequest.events`.
 const EVENTS: u32 = 2;
@@ -55,12 +57,17 @@ where
     type Decoder = BoundedDecoder<U>;
 
     fn encoder(&mut self) -> ProstEncoder<T> {
-        ProstCodec::<T, U>::default().encoder()
+        ProstCodec::<T, U>::raw_encoder(buffers_of::<T>())
     }
 
     fn decoder(&mut self) -> BoundedDecoder<U> {
-        BoundedDecoder(ProstDecoder::default())
+        BoundedDecoder(ProstCodec::<T, U>::raw_decoder(buffers_of::<U>()))
     }
+}
+
+fn buffers_of<M: 'static>() -> BufferSettings {
+    let is_chunk = [TypeId::of::<LinkResponse>(), TypeId::of::<Word>()].contains(&TypeId::of::<M>());
+    if is_chunk { BufferSettings::new(CHUNK_BUFFER, CHUNK_BUFFER) } else { BufferSettings::default() }
 }
 
 /// Counts, then decodes.

@@ -16,11 +16,11 @@ const NEIGHBOUR: u64 = 2 * READ_BYTES + (24 << 20);
 const WATCH: u64 = 32 << 10;
 /// The idempotent producers that a shard remembers.
 const SHARD: u64 = 4 << 20;
-/// A connection, besides its window.
-const CONNECTION: u64 = 64 << 10;
+/// A connection, besides its window: the frame that is coming.
+const CONNECTION: u64 = 192 << 10;
 /// A request: its headers and a small message decoded, a frame that waits for room, and what HTTP/2 takes of an answer
 /// that nobody fetches.
-const REQUEST: u64 = 640 << 10;
+const REQUEST: u64 = 768 << 10;
 /// A subscription, besides its request: the lanes of the widest stream in three regions, those that other nodes have told of, and
 /// its cursor.
 const SUBSCRIPTION: u64 = 768 << 10;

@@ -231,7 +231,7 @@ impl Default for LimitsSection {
             subscriber_buffer_bytes: ByteSize(256 << 10),
             link_credit_bytes: ByteSize::mib(32),
             replication_bytes: ByteSize::mib(16),
-            tail_bytes: ByteSize::mib(64),
+            tail_bytes: ByteSize::mib(32),
             index_memory_bytes: ByteSize::mib(64),
         }
     }

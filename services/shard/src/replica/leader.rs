@@ -51,8 +51,10 @@ pub(super) struct Leader {
     /// It begins with each leadership, so no truncation ever needs to roll it back.
     pub producers: Producers,
     inherited: BTreeMap<Who, Vec<Inherited>>,
-    /// By rising seq, except that duplicates wait for an earlier frame than their place says.
+    /// By rising seq.
     waiting: VecDeque<Waiting>,
+    /// Those who sent again what is not committed yet. Few at any time, and in no order.
+    duplicates: Vec<Waiting>,
     reads: VecDeque<Read>,
     round: u64,
     confirmed: BTreeMap<NodeId, u64>,
@@ -92,19 +94,21 @@ impl Leader {
     }
 
     pub fn acknowledge(&mut self, committed: Seq, out: &mut Vec<Effect>) {
-        self.waiting.retain(|waiting| {
-            let done = waiting.ack.seq <= committed;
-            if done {
-                out.push(Effect::Ack { request: waiting.request, ack: waiting.ack });
-            }
-            !done
-        });
+        let ack = |waiting: &Waiting| Effect::Ack { request: waiting.request, ack: waiting.ack };
+        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.ack.seq <= committed) {
+            out.push(ack(&waiting));
+        }
+        out.extend(
+            self.duplicates
+                .extract_if(.., |waiting| waiting.ack.seq <= committed)
+                .map(|waiting| ack(&waiting)),
+        );
     }
 
     /// Who waits for an answer.
     pub fn requests(&self) -> impl Iterator<Item = RequestId> {
         let reads = self.reads.iter().map(|read| read.request);
-        self.waiting.iter().map(|waiting| waiting.request).chain(reads)
+        self.waiting.iter().chain(&self.duplicates).map(|waiting| waiting.request).chain(reads)
     }
 }
 
@@ -144,6 +148,7 @@ impl Replica {
             producers: Producers::new(self.producers),
             inherited,
             waiting: VecDeque::new(),
+            duplicates: Vec::new(),
             reads: VecDeque::new(),
             round: 0,
             confirmed: BTreeMap::new(),
@@ -188,7 +193,7 @@ impl Replica {
                     if original.seq <= committed || mutant::is(Mutant::DuplicateEarly) {
                         out.push(Effect::Ack { request, ack });
                     } else {
-                        leader.waiting.push_back(Waiting { request, ack });
+                        leader.duplicates.push(Waiting { request, ack });
                     }
                     return;
                 }

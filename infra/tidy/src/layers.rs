@@ -121,7 +121,12 @@ pub const RULES: &[Rule] = &[
     Rule { name: "meridian-chaos", may_import: ALL, never: &[] },
     Rule { name: "meridian-chaos-live", may_import: ALL, never: &[] },
     Rule { name: "meridian-sim", may_import: ALL, never: &[] },
-    Rule { name: "meridian-benches", may_import: ALL, never: &[] },
+    // It measures over chaos-live's networks and its WAN.
+    Rule {
+        name: "meridian-benches",
+        may_import: &["meridian-types", "meridian-batch", "meridian-sdk", "meridian-chaos-live"],
+        never: &["rocksdb", "openraft"],
+    },
     Rule { name: "meridian-tidy", may_import: &[], never: &ASYNC_AND_NET },
 ];
 

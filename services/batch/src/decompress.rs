@@ -160,33 +160,45 @@ fn lz4(bytes: &[u8], cap: usize) -> Result<Vec<u8>, BatchError> {
 fn lz4_blocks(mut bytes: &[u8], cap: usize) -> Result<Vec<u8>, BatchError> {
     let cut_short = || invalid(Codec::Lz4, "cut short before its end mark");
     let mut records = Vec::new();
+    // What is behind this is room that was cleared already.
+    let mut filled = 0;
     loop {
         let (length, rest) = bytes.split_first_chunk().ok_or_else(cut_short)?;
         let length = u32::from_le_bytes(*length);
         if length == 0 {
+            records.truncate(filled);
             return no_tail(Codec::Lz4, rest, records);
         }
         let (stored, length) = (length & LZ4_STORED != 0, (length & !LZ4_STORED) as usize);
-        if length > LZ4_BLOCK {
+        // A stored block of nothing is an end mark to Kafka, which would read less of the batch than we do.
+        if length > LZ4_BLOCK || length == 0 {
             return Err(invalid(Codec::Lz4, format_args!("a block of {length} bytes")));
         }
         let (block, rest) = rest.split_at_checked(length).ok_or_else(cut_short)?;
-        let filled = records.len();
         let room = LZ4_BLOCK.min(cap - filled);
+        // Cleared once for all blocks: they may be many, and of a byte each.
+        if records.len() < filled + room {
+            if records.capacity() < filled + room {
+                let doubled = records.capacity().saturating_mul(2).min(cap);
+                records.reserve_exact(doubled.max(filled + room) - records.len());
+            }
+            records.resize(filled + room, 0);
+        }
         if stored {
             if block.len() > room {
                 return Err(BatchError::Uncompressed { limit: cap });
             }
-            records.extend_from_slice(block);
+            records[filled..filled + block.len()].copy_from_slice(block);
+            filled += block.len();
         } else {
-            records.resize(filled + room, 0);
-            let written = decompress_into(block, &mut records[filled..]).map_err(|error| match error {
-                DecompressError::OutputTooSmall { .. } if room < LZ4_BLOCK => {
-                    BatchError::Uncompressed { limit: cap }
-                }
-                error => invalid(Codec::Lz4, error),
-            })?;
-            records.truncate(filled + written);
+            let written =
+                decompress_into(block, &mut records[filled..filled + room]).map_err(|error| match error {
+                    DecompressError::OutputTooSmall { .. } if room < LZ4_BLOCK => {
+                        BatchError::Uncompressed { limit: cap }
+                    }
+                    error => invalid(Codec::Lz4, error),
+                })?;
+            filled += written;
         }
         bytes = rest;
     }

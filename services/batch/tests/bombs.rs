@@ -41,8 +41,8 @@ fn gzip() -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn lz4() -> Vec<u8> {
-    let frame = lz4_flex::frame::FrameInfo::new().block_size(lz4_flex::frame::BlockSize::Max4MB);
+fn lz4(block: lz4_flex::frame::BlockSize) -> Vec<u8> {
+    let frame = lz4_flex::frame::FrameInfo::new().block_size(block);
     let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(frame, Vec::new());
     zeros(&mut encoder, GIB);
     encoder.finish().unwrap()
@@ -63,9 +63,18 @@ fn snappy() -> Vec<u8> {
 
 #[test]
 fn bombs_and_lying_lengths_take_no_memory() {
-    let bombs =
-        [(Codec::Gzip, gzip()), (Codec::Snappy, snappy()), (Codec::Lz4, lz4()), (Codec::Zstd, zstd())];
-    let lies: [(Codec, &[u8]); 6] = [
+    use lz4_flex::frame::BlockSize;
+    let bombs = [
+        (Codec::Gzip, gzip()),
+        (Codec::Snappy, snappy()),
+        (Codec::Lz4, lz4(BlockSize::Max4MB)),
+        // As Kafka and we write it, which is read another way.
+        (Codec::Lz4, lz4(BlockSize::Max64KB)),
+        (Codec::Zstd, zstd()),
+    ];
+    let lies: [(Codec, &[u8]); 7] = [
+        // A stored block of nothing: Kafka takes it for the end.
+        (Codec::Lz4, b"\x04\x22\x4d\x18\x60\x40\x82\0\0\0\x80\0\0\0\0"),
         // Bare snappy of "4 GiB − 1", in six bytes and then with something behind it.
         (Codec::Snappy, b"\xff\xff\xff\xff\x0f\0"),
         (

@@ -4,8 +4,9 @@
 //! behind it; those of other shards pass them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
 use meridian_metadata::catalog::{Catalog, StreamRow};
 use meridian_shard::ShardHandle;
 use meridian_types::{Partition, ShardId};
@@ -22,6 +23,9 @@ use crate::waiting::{Deadlines, Owed, Waiter};
 /// Bytes of batches that wait for leaders beside one stream. They take of what all publishes of the node have together, and a
 /// shard without a leader is not to hold up everybody else's.
 const BESIDE_BYTES: u32 = 1024 * 1024;
+
+/// What a request has beside its batch, at most, if it is an honest one: names, numbers and the frame.
+const BESIDE_A_BATCH: u64 = 4096;
 
 /// Takes batches until the client ends or the node stops, and sees to it that each is answered in time.
 pub(crate) async fn take_batches(
@@ -50,21 +54,22 @@ async fn take(
         // A place for the answer is taken before the batch is read, so that a client that does not take its answers is
         // read no further and holds nothing.
         let permit = tokio::select! {
+            // Deadlines first: a client that sends without a pause is not to keep its own late answers from being given.
             biased;
+            () = deadlines.passed() => continue,
             () = &mut draining => break gateway.not_ready(),
             place = place_for_answer(gateway, &outgoing, &under_way) => match place {
                 Place::Free(permit) => permit,
                 Place::Gone => return,
                 Place::Slow => return outgoing.cut_off(gateway),
             },
-            () = deadlines.passed() => continue,
         };
         let message = loop {
             tokio::select! {
                 biased;
+                () = deadlines.passed() => {}
                 () = &mut draining => break 'taking gateway.not_ready(),
                 message = requests.message() => break message,
-                () = deadlines.passed() => {}
             }
         };
         let (request, held) = match message {
@@ -74,7 +79,7 @@ async fn take(
             Err(status) => return outgoing.end_with(status),
         };
         let owed = Owed::new(gateway.clone(), permit, request.request_id, under_way.clone());
-        let queued = match check(gateway, request, held, &mut known).await {
+        let queued = match deadlines.beside(check(gateway, request, held, &mut known)).await {
             Err(error) => Err(Unqueued::Refused(error)),
             Ok(batch) if turns.is_awaited(batch.shard) => Err(Unqueued::NoLeader(Box::new(batch))),
             Ok(batch) => match gateway.leader_here(batch.shard) {
@@ -82,7 +87,7 @@ async fn take(
                     queue_here(&leader, batch, owed, deadlines).await;
                     continue;
                 }
-                Ok(None) => gateway.queue_now(batch).await,
+                Ok(None) => deadlines.beside(gateway.queue_now(batch)).await,
                 Err(error) => Err(Unqueued::Refused(error)),
             },
         };
@@ -91,7 +96,8 @@ async fn take(
             Err(Unqueued::Refused(error)) => owed.pay(Err(error)),
             Err(Unqueued::NoLeader(batch)) => {
                 // Where there is none, nothing more is read before one of those that wait has a leader, or has found none in time.
-                let room = beside.clone().acquire_many_owned(batch.bytes().min(BESIDE_BYTES)).await;
+                let room = beside.clone().acquire_many_owned(batch.bytes().min(BESIDE_BYTES));
+                let room = deadlines.beside(room).await;
                 let turn = turns.next(batch.shard);
                 tokio::spawn(async move {
                     let turn = turn.come().await;
@@ -109,15 +115,7 @@ async fn take(
 async fn queue_here(leader: &ShardHandle, batch: Checked, owed: Owed, deadlines: &mut Deadlines<Owed>) {
     let Checked { publish, info, begun, deadline, held, .. } = batch;
     let place = tokio::time::timeout_at(deadline, leader.queue_place());
-    tokio::pin!(place);
-    let place = loop {
-        tokio::select! {
-            biased;
-            place = &mut place => break place,
-            () = deadlines.passed() => {}
-        }
-    };
-    match place {
+    match deadlines.beside(place).await {
         Ok(Ok(place)) => {
             let bytes = publish.batch.len();
             let debt = deadlines.wait(owed, deadline);
@@ -131,7 +129,8 @@ async fn queue_here(leader: &ShardHandle, batch: Checked, owed: Owed, deadlines:
 /// A stream that was looked up, and in which state of the catalog.
 struct Known {
     named: v1::StreamRef,
-    state: Arc<Catalog>,
+    /// Not kept alive: an idle stream would hold an old catalog.
+    state: Weak<Catalog>,
     row: Arc<StreamRow>,
 }
 
@@ -144,19 +143,30 @@ async fn check(
     check_durability(request.durability.as_ref())?;
     // Whenever the catalog has changed: a stream can be deleted or grow, and its publisher lose its right, while the connection stays.
     let state = gateway.catalog().state();
-    let is_same =
-        |known: &&Known| request.stream.as_ref() == Some(&known.named) && Arc::ptr_eq(&known.state, &state);
+    let is_same = |known: &&Known| {
+        request.stream.as_ref() == Some(&known.named)
+            && std::ptr::eq(known.state.as_ptr(), Arc::as_ptr(&state))
+    };
     let row = match known.as_ref().filter(is_same) {
         Some(known) => known.row.clone(),
         None => {
             let (_, row) = gateway.stream(request.stream.as_ref()).await?;
-            *known = request.stream.map(|named| Known { named, state, row: row.clone() });
+            *known =
+                request.stream.map(|named| Known { named, state: Arc::downgrade(&state), row: row.clone() });
             row
         }
     };
     let (partition, deadline) = (Partition(request.partition), deadline(request.deadline_ms));
+    let batch = unpinned(request.batch, message.bytes());
     let room = Room::new(message, Taken::default());
-    gateway.check_publish(&row, partition, request.batch, deadline, room)
+    gateway.check_publish(&row, partition, batch, deadline, room)
+}
+
+/// A batch is kept for readers long after its message's room was given back. One that is but a part of its message must not
+/// keep all of that.
+fn unpinned(batch: Bytes, message_bytes: u64) -> Bytes {
+    let is_most = message_bytes <= batch.len() as u64 + BESIDE_A_BATCH;
+    if is_most { batch } else { Bytes::copy_from_slice(&batch) }
 }
 
 async fn finish(owed: Owed, begun: Result<Begun, ApiError>) {
@@ -238,6 +248,15 @@ mod tests {
 
     fn shard(no: u16) -> ShardId {
         ShardId { no: ShardNo(no), ..ShardId::default() }
+    }
+
+    #[test]
+    fn a_batch_does_not_keep_a_message_that_is_much_larger() {
+        let message = Bytes::from(vec![7; 1 << 20]);
+        let (small, large) = (message.slice(..100), message.slice(100..));
+        let kept = |batch: &Bytes| unpinned(batch.clone(), message.len() as u64).as_ptr() == batch.as_ptr();
+        assert!(!kept(&small) && kept(&large));
+        assert_eq!(unpinned(small.clone(), message.len() as u64), small);
     }
 
     #[tokio::test]

@@ -186,6 +186,18 @@ impl<O: Late> Deadlines<O> {
         }
     }
 
+    /// Waits for something else, and gives up those whose deadlines pass meanwhile.
+    pub async fn beside<T>(&mut self, other: impl Future<Output = T>) -> T {
+        tokio::pin!(other);
+        loop {
+            tokio::select! {
+                biased;
+                other = &mut other => return other,
+                () = self.passed() => {}
+            }
+        }
+    }
+
     /// Waits until a deadline may have passed, and gives up those that have. For ever where nothing waits.
     pub async fn passed(&mut self) {
         let Some(first) = self.first() else { return std::future::pending().await };

@@ -8,6 +8,9 @@ use meridian_storage::{Frame, FrameKind, Place};
 use meridian_types::{Lane, Offset, Seq};
 use parking_lot::{Mutex, RwLock};
 
+/// What a frame takes beside its bytes: its places in three queues, twice over where they have just grown, and its allocation.
+const FRAME_OVERHEAD: usize = 256;
+
 /// The tails of all shards of a node. Together they keep at most so many bytes of applied frames, the newest of all: where a
 /// few shards have all the load, theirs are what readers want.
 #[derive(Debug)]
@@ -105,9 +108,13 @@ impl Tail {
                 while frames.pop_front_if(|(_, seq)| *seq <= oldest.header.seq).is_some() {}
                 if frames.is_empty() {
                     held.lanes.remove(&lane);
+                } else {
+                    shrink(frames);
                 }
             }
         }
+        // The room of one shard's frames is another's now.
+        shrink(&mut held.applied);
     }
 
     /// Adds the next frame of the log, not applied yet.
@@ -128,7 +135,7 @@ impl Tail {
             let mut held = self.held.write();
             while let Some(frame) = held.unapplied.pop_front_if(|frame| frame.seq() <= through) {
                 if let Unapplied::InMemory(frame) = frame {
-                    added.push((frame.header.seq, frame.encoded_len()));
+                    added.push((frame.header.seq, frame.encoded_len() + FRAME_OVERHEAD));
                     held.push(frame);
                 }
             }
@@ -205,6 +212,13 @@ impl Tail {
     }
 }
 
+/// Gives back the room of a queue that is mostly empty.
+fn shrink<T>(queue: &mut VecDeque<T>) {
+    if queue.capacity() > 64 && queue.len() < queue.capacity() / 4 {
+        queue.shrink_to(2 * queue.len());
+    }
+}
+
 impl Held {
     /// A gap (after a replay, whose frames are not in memory) starts the applied ones anew.
     fn push(&mut self, frame: Frame) {
@@ -248,9 +262,14 @@ mod tests {
         tail.applied(seq);
     }
 
+    /// What one of [`frame`] counts.
+    fn cost() -> usize {
+        frame(1).encoded_len() + FRAME_OVERHEAD
+    }
+
     #[test]
     fn holds_the_newest_within_its_bytes() {
-        let one = frame(1).encoded_len();
+        let one = cost();
         let tail = Tails::new(3 * one).tail();
         for seq in 1..=5 {
             push(&tail, frame(seq));
@@ -268,7 +287,7 @@ mod tests {
 
     #[test]
     fn the_oldest_of_all_shards_goes_first() {
-        let tails = Tails::new(3 * frame(1).encoded_len());
+        let tails = Tails::new(3 * cost());
         let (idle, busy) = (tails.tail(), tails.tail());
         push(&idle, frame(7));
         push(&busy, frame(1));
@@ -282,6 +301,18 @@ mod tests {
         push(&idle, frame(9));
         push(&idle, frame(10));
         assert_eq!(idle.from(Seq(8), 1 << 20).unwrap().len(), 3, "a shard that is gone holds nothing");
+    }
+
+    #[test]
+    fn the_room_of_frames_that_are_gone_is_given_back() {
+        let tails = Tails::new(1000 * cost());
+        let (before, now) = (tails.tail(), tails.tail());
+        (1..=1000).for_each(|seq| push(&before, frame(seq)));
+        let large = before.held.read().applied.capacity();
+        (1..=990).for_each(|seq| push(&now, frame(seq)));
+        let small = before.held.read().applied.capacity();
+        assert_eq!(before.held.read().applied.len(), 10);
+        assert!(small < large / 8, "{small} of {large}");
     }
 
     #[test]
@@ -304,7 +335,7 @@ mod tests {
 
     #[test]
     fn gives_a_lanes_frames_as_far_as_it_goes_back() {
-        let tail = Tails::new(5 * frame(1).encoded_len()).tail();
+        let tail = Tails::new(5 * cost()).tail();
         // Two lanes in turn, two events a frame.
         for seq in 1..=6u64 {
             let mut frame = frame(seq);
@@ -331,7 +362,7 @@ mod tests {
 
     #[test]
     fn tells_which_lanes_have_grown_as_far_as_it_goes_back() {
-        let tail = Tails::new(3 * frame(1).encoded_len()).tail();
+        let tail = Tails::new(3 * cost()).tail();
         for seq in 1..=5 {
             let mut frame = frame(seq);
             // The fourth is no lane's.

@@ -110,6 +110,11 @@ pub enum PublishError {
     Stopped,
 }
 
+/// Places of answered requests that are held beside those that wait, at most.
+const ANSWERED: usize = 1024;
+/// Effects that have room from step to step.
+const EFFECTS: usize = 1024;
+
 /// Who is told what came of a publish. Dropped untold, the node stops.
 pub trait Reply: Send {
     /// Whether anybody still waits. One that nobody waits for when its turn comes is not stored.
@@ -328,23 +333,36 @@ enum Answer {
 /// Those who wait, by number: answered in about the order in which they came.
 #[derive(Default)]
 struct Answers {
-    first: u64,
-    waiting: VecDeque<Option<Answer>>,
+    next: u64,
+    /// In the order of their numbers; none: answered before one that came earlier.
+    waiting: VecDeque<(RequestId, Option<Answer>)>,
+    unanswered: usize,
 }
 
 impl Answers {
     fn add(&mut self, answer: Answer) -> RequestId {
-        self.waiting.push_back(Some(answer));
-        RequestId(self.first + self.waiting.len() as u64 - 1)
+        let request = RequestId(self.next);
+        self.next += 1;
+        self.waiting.push_back((request, Some(answer)));
+        self.unanswered += 1;
+        request
     }
 
     fn take(&mut self, request: RequestId) -> Option<Answer> {
-        let at = usize::try_from(request.0.checked_sub(self.first)?).ok()?;
-        let answer = self.waiting.get_mut(at)?.take();
-        while self.waiting.pop_front_if(|first| first.is_none()).is_some() {
-            self.first += 1;
+        let is_before = |(other, _): &(RequestId, Option<Answer>)| other.0 < request.0;
+        let at = match self.waiting.front()? {
+            (first, _) if *first == request => 0,
+            _ => self.waiting.partition_point(is_before),
+        };
+        let (_, answer) = self.waiting.get_mut(at).filter(|(found, _)| *found == request)?;
+        let answer = answer.take()?;
+        self.unanswered -= 1;
+        while self.waiting.pop_front_if(|(_, first)| first.is_none()).is_some() {}
+        // One that waits for long is not to hold the places of all that were answered behind it.
+        if self.waiting.len() > 2 * self.unanswered + ANSWERED {
+            self.waiting.retain(|(_, answer)| answer.is_some());
         }
-        answer
+        Some(answer)
     }
 }
 
@@ -561,6 +579,8 @@ impl Running {
         for effect in effects.drain(..) {
             self.execute(effect);
         }
+        // A step of many acknowledgements is not to leave its room behind for good.
+        effects.shrink_to(EFFECTS);
         self.effects = effects;
     }
 
@@ -796,4 +816,22 @@ pub fn past_producer(
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answered_take_no_room_behind_one_that_waits() {
+        let (mut answers, (first, _waits)) = (Answers::default(), oneshot::channel());
+        let first = answers.add(Answer::Read(first));
+        for _ in 0..100_000 {
+            let (reply, _) = oneshot::channel();
+            let request = answers.add(Answer::Publish(Box::new(reply)));
+            assert!(answers.take(request).is_some() && answers.take(request).is_none());
+        }
+        assert!(answers.waiting.len() < 5_000, "{}", answers.waiting.len());
+        assert!(answers.take(first).is_some() && answers.waiting.is_empty());
+    }
 }

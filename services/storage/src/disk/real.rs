@@ -233,10 +233,16 @@ impl DiskFile for RealFile {
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         let len = i64::try_from(len).map_err(|_| io::ErrorKind::StorageFull)?;
-        fallocate(&self.file, FallocateFlags::empty(), 0, len).map_err(|error| match error {
-            Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL => io::ErrorKind::Unsupported.into(),
-            error => error.into(),
-        })
+        loop {
+            return match fallocate(&self.file, FallocateFlags::empty(), 0, len) {
+                Ok(()) => Ok(()),
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => {
+                    Err(io::ErrorKind::Unsupported.into())
+                }
+                Err(error) => Err(error.into()),
+            };
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -108,7 +108,17 @@ impl Stock {
                 Err(WriteError::Fatal(error)) if error.kind() == io::ErrorKind::Unsupported => {
                     self.make(100)?
                 }
-                made => return made,
+                Ok(name) => {
+                    // Nobody makes the next one ahead, and the last one that fits is to be known before it is used up.
+                    let fits = self.has_room_for(self.file_bytes).map_err(WriteError::Fatal)?;
+                    self.full.store(!fits, Ordering::Release);
+                    return Ok(name);
+                }
+                Err(error) => {
+                    // No round is written until there is room: whoever waits for small ones is not to wait for ever.
+                    self.busy.store(false, Ordering::Relaxed);
+                    return Err(error);
+                }
             }
         }
     }
@@ -178,7 +188,7 @@ impl Stock {
     }
 
     fn write_whole(&self, name: &str, making: Making) -> io::Result<()> {
-        if self.disk.available()? < self.file_bytes.saturating_add(self.reserve_bytes) {
+        if !self.has_room_for(self.file_bytes)? {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let file = self.disk.create(name)?;
@@ -189,6 +199,11 @@ impl Stock {
                 file.sync_data()
             }
         }
+    }
+
+    /// Whether so many bytes leave what is reserved.
+    fn has_room_for(&self, bytes: u64) -> io::Result<bool> {
+        Ok(self.disk.available()? >= bytes.saturating_add(self.reserve_bytes))
     }
 
     fn write_zeros(&self, name: &str, duty: u32) -> io::Result<()> {
@@ -204,11 +219,48 @@ impl Stock {
             at += len;
             if duty < 100 {
                 std::thread::sleep(begun.elapsed() * (100 - duty) / duty.max(1));
-                while self.busy.load(Ordering::Relaxed) {
-                    std::thread::sleep(LOOK_EVERY);
+                if self.busy.load(Ordering::Relaxed) {
+                    while self.busy.load(Ordering::Relaxed) {
+                        std::thread::sleep(LOOK_EVERY);
+                    }
+                    // Others took files meanwhile.
+                    if !self.has_room_for(self.file_bytes - at)? {
+                        return Err(io::ErrorKind::StorageFull.into());
+                    }
                 }
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimDisk;
+
+    const FILE: u64 = 4 << 20;
+
+    #[test]
+    fn a_full_disk_is_seen_ahead_though_rounds_are_large() {
+        let disk = SimDisk::new(1);
+        let stock = Arc::new(Stock::open(Arc::new(disk.clone()), FILE, 0, 1).unwrap());
+        stock.wrote_round(LARGE_ROUND);
+        let ahead = std::thread::spawn({
+            let stock = stock.clone();
+            move || stock.fill(50)
+        });
+        while disk.used() < CHUNK {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        disk.set_capacity(CHUNK + 2 * FILE);
+        stock.take().unwrap();
+        assert!(!stock.is_exhausted(), "one more fits");
+        stock.take().unwrap();
+        assert!(stock.is_exhausted(), "the last one that fits is in use");
+        // Then nothing is written that would say that rounds are small; what is half made goes all the same.
+        assert!(matches!(stock.take(), Err(WriteError::NoSpace)));
+        assert!(matches!(ahead.join().unwrap(), Err(WriteError::NoSpace)));
+        assert_eq!(disk.used(), 2 * FILE);
     }
 }

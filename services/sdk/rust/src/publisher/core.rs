@@ -28,7 +28,7 @@ use crate::client::NodeIndex;
 use crate::fault::{self, Fault};
 
 /// A node that answers nothing for so long may not be the leader any more: the region is asked who is.
-const PROBE: Duration = Duration::from_millis(300);
+pub(super) const PROBE: Duration = Duration::from_millis(300);
 /// How long a node that is not the leader any more is waited for, before what it has not answered is sent to the new one;
 /// but for one that was silent before that already.
 const LEAVE: Duration = Duration::from_millis(500);
@@ -66,6 +66,8 @@ pub(crate) struct Pushed<T> {
     pub(crate) ticket: T,
     /// The node to which there is something to send now that there was not before.
     pub(crate) news_for: Option<NodeIndex>,
+    /// It cannot be sent yet: a session must be fetched, or time must pass. What takes batches off the core sees to neither.
+    pub(crate) waits: bool,
 }
 
 /// What became of a batch.
@@ -198,11 +200,12 @@ impl<W: Waiters> Core<W> {
         let is_news = !partition.has_unnumbered();
         let ticket = partition.push(event, waiter, &mut self.spare).map_err(PublishError::Event)?;
         let news_for = is_news.then(|| partition.target());
+        let waits = is_news && !partition.is_ready(now, self.session.as_ref());
         if self.open == 0 {
             self.progress = now;
         }
         self.open += 1;
-        Ok(Pushed { ticket, news_for })
+        Ok(Pushed { ticket, news_for, waits })
     }
 
     fn close(&mut self, index: usize) {

@@ -170,7 +170,7 @@ impl Publisher {
         let pushed = self.shared.core.lock().push(now, event, partition, taken)?;
         permit.forget();
         if let Some(node) = pushed.news_for {
-            self.shared.wake.one(node);
+            self.shared.wake.one(node, pushed.waits);
         }
         Ok(pushed.ticket)
     }

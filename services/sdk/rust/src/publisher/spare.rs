@@ -13,9 +13,9 @@ pub(super) struct Spare {
 }
 
 impl Spare {
-    /// Of batches of so many bytes.
+    /// Of batches of so many bytes; none is larger than a server takes.
     pub(super) fn new(bytes: usize) -> Self {
-        Self { buffers: Vec::new(), bytes }
+        Self { buffers: Vec::new(), bytes: bytes.min(meridian_types::limits::BATCH_BYTES) }
     }
 
     /// One with nothing in it.

@@ -12,10 +12,11 @@ use tokio::task::JoinSet;
 use tonic::{Response, Status};
 
 use super::Shared;
+use super::core::PROBE;
 use super::error::{PublishError, Stored};
 use super::outgoing::{Outgoing, WithBody};
 use super::timer::Timer;
-use super::wake::Link;
+use super::wake::{EndOnDrop, Link};
 use crate::backoff::Backoff;
 use crate::client::{Client, NodeIndex, events_over};
 use crate::fault::{self, Fault};
@@ -128,6 +129,8 @@ pub(super) async fn send_batches(shared: Arc<Shared>, client: Client, stream: St
 
 /// Sends and takes answers until the connection ends.
 async fn one_connection(shared: Arc<Shared>, client: Client, node: NodeIndex, link: Arc<Link>) -> Ended {
+    // Before the core is told that the connection is gone.
+    let _end = EndOnDrop(Arc::clone(&link));
     // Taken before there is a connection: one that does not come up is silence too.
     let first = shared.core.lock().next_request(Instant::now(), node);
     let body = Some(Outgoing::new(Arc::clone(&shared), Arc::clone(&link), node, first));
@@ -143,11 +146,11 @@ async fn one_connection(shared: Arc<Shared>, client: Client, node: NodeIndex, li
         if shared.tick() {
             break End::Over;
         }
-        if !timer.is_set() {
+        let now = Instant::now();
+        if !timer.is_set_by(now + PROBE) {
             // Before the core is asked, so that whoever sends meanwhile wakes this task.
             link.set_watched(false);
         }
-        let now = Instant::now();
         let (can_send, silent, look_at, unneeded) = {
             let core = shared.core.lock();
             (
@@ -164,7 +167,7 @@ async fn one_connection(shared: Arc<Shared>, client: Client, node: NodeIndex, li
             break End::Unneeded;
         }
         timer.look_at(look_at);
-        link.set_watched(timer.is_set());
+        link.set_watched(timer.is_set_by(now + PROBE));
         if can_send {
             link.wake_outgoing();
         }
@@ -182,7 +185,6 @@ async fn one_connection(shared: Arc<Shared>, client: Client, node: NodeIndex, li
             () = timer.fired() => {}
         }
     };
-    link.end();
     Ended { node, answered, end }
 }
 

@@ -19,9 +19,9 @@ impl Timer {
         Self { sleep: Box::pin(sleep_until(Instant::now().into())), at: None }
     }
 
-    /// Whether it will fire by itself.
-    pub(super) fn is_set(&self) -> bool {
-        self.at.is_some()
+    /// Whether it will fire by then.
+    pub(super) fn is_set_by(&self, by: Instant) -> bool {
+        self.at.is_some_and(|at| at <= by)
     }
 
     /// Fires then, or earlier if it was to.
@@ -55,14 +55,13 @@ mod tests {
         let begun = tokio::time::Instant::now();
         let after = |ms| Some((begun + Duration::from_millis(ms)).into_std());
         let mut timer = Timer::new();
-        assert!(!timer.is_set());
         timer.look_at(after(50));
         timer.look_at(after(900));
         timer.look_at(after(20));
         timer.look_at(None);
         timer.fired().await;
         assert_eq!(begun.elapsed().as_millis(), 20);
-        assert!(!timer.is_set());
+        assert!(!timer.is_set_by(Instant::now() + Duration::from_secs(9)));
         let again = tokio::time::timeout(Duration::from_secs(5), timer.fired()).await;
         assert!(again.is_err());
     }

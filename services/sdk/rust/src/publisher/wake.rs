@@ -71,11 +71,20 @@ impl Link {
         self.ended.load(Ordering::SeqCst)
     }
 
-    fn wake(&self) {
+    fn wake(&self, waits: bool) {
         self.outgoing.wake();
-        if !self.flows() {
+        if waits || !self.flows() {
             self.task.notify_one();
         }
+    }
+}
+
+/// Ends a link, also if its task is aborted: a body that nobody ends keeps its connection, and that the body.
+pub(super) struct EndOnDrop(pub(super) Arc<Link>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -106,10 +115,10 @@ impl Wake {
         }
     }
 
-    /// There is something to send to that node.
-    pub(super) fn one(&self, node: NodeIndex) {
+    /// There is something to send to that node; `waits`: not yet, and its task must see to that.
+    pub(super) fn one(&self, node: NodeIndex, waits: bool) {
         match self.links.read().get(&node) {
-            Some(link) => link.wake(),
+            Some(link) => link.wake(waits),
             None => self.opener.notify_one(),
         }
     }

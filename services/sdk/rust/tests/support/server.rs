@@ -275,6 +275,15 @@ impl EventService for Node {
                     }
                 };
                 let faults = node.store.lock().faults.clone();
+                if let Some(after) = faults.refuse_first
+                    && request.partition == 0
+                {
+                    let error = ApiError::new(Reason::Overloaded, "too much").retry_after(after);
+                    let result = Some(Answer::Error(error.into()));
+                    let answer = v1::PublishBatchesResponse { request_id: request.request_id, result };
+                    let _ = answers.send(Ok(answer)).await;
+                    continue;
+                }
                 if faults.mute {
                     node.store.lock().unanswered += 1;
                     continue;

@@ -28,6 +28,8 @@ pub struct Faults {
     pub mute: bool,
     /// How long an answer takes.
     pub delay: Duration,
+    /// Partition 0 is refused, to be sent again after so long.
+    pub refuse_first: Option<Duration>,
     /// So many subscriptions find damage behind their first batches.
     pub damaged: u32,
 }

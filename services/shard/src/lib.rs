@@ -10,6 +10,7 @@
 //! trimmed ≤ checkpointed ≤ applied ≤ min(committed, flushed)        max(committed, flushed) ≤ appended (leader)
 //! ```
 
+mod answers;
 mod effects;
 mod host;
 mod io;

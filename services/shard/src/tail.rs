@@ -277,7 +277,7 @@ mod tests {
         assert!(tail.get(Seq(2)).is_none() && tail.from(Seq(2), 1 << 20).is_none());
         assert_eq!(tail.get(Seq(3)).unwrap().header.seq, Seq(3));
         assert_eq!(tail.from(Seq(4), 1 << 20).unwrap().len(), 2);
-        assert_eq!(tail.from(Seq(3), one).unwrap().len(), 1, "within the bytes");
+        assert_eq!(tail.from(Seq(3), frame(3).encoded_len()).unwrap().len(), 1, "within the bytes");
         assert_eq!(tail.from(Seq(3), 1).unwrap().len(), 1, "but at least one");
         assert!(tail.from(Seq(6), 1 << 20).is_none());
         push(&tail, frame(9));

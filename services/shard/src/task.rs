@@ -11,6 +11,7 @@ use meridian_types::{Clock, Hlc, Incarnation, Lane, LeaderEpoch, NodeId, Origin,
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::answers::{Answer, Answers};
 use crate::message::LogPoint;
 use crate::{
     Ack, CopyFault, Effect, Election, FenceAnswer, Input, Message, Peers, Placement, Publish, Quarantine,
@@ -110,8 +111,6 @@ pub enum PublishError {
     Stopped,
 }
 
-/// Places of answered requests that are held beside those that wait, at most.
-const ANSWERED: usize = 1024;
 /// Effects that have room from step to step.
 const EFFECTS: usize = 1024;
 
@@ -322,48 +321,6 @@ struct Running {
     /// Begun by this node itself, where it is the only one.
     election: Option<Election>,
     progress: watch::Sender<Progress>,
-}
-
-/// Who waits.
-enum Answer {
-    Publish(Box<dyn Reply>),
-    Read(oneshot::Sender<Result<Seq, Reject>>),
-}
-
-/// Those who wait, by number: answered in about the order in which they came.
-#[derive(Default)]
-struct Answers {
-    next: u64,
-    /// In the order of their numbers; none: answered before one that came earlier.
-    waiting: VecDeque<(RequestId, Option<Answer>)>,
-    unanswered: usize,
-}
-
-impl Answers {
-    fn add(&mut self, answer: Answer) -> RequestId {
-        let request = RequestId(self.next);
-        self.next += 1;
-        self.waiting.push_back((request, Some(answer)));
-        self.unanswered += 1;
-        request
-    }
-
-    fn take(&mut self, request: RequestId) -> Option<Answer> {
-        let is_before = |(other, _): &(RequestId, Option<Answer>)| other.0 < request.0;
-        let at = match self.waiting.front()? {
-            (first, _) if *first == request => 0,
-            _ => self.waiting.partition_point(is_before),
-        };
-        let (_, answer) = self.waiting.get_mut(at).filter(|(found, _)| *found == request)?;
-        let answer = answer.take()?;
-        self.unanswered -= 1;
-        while self.waiting.pop_front_if(|(_, first)| first.is_none()).is_some() {}
-        // One that waits for long is not to hold the places of all that were answered behind it.
-        if self.waiting.len() > 2 * self.unanswered + ANSWERED {
-            self.waiting.retain(|(_, answer)| answer.is_some());
-        }
-        Some(answer)
-    }
 }
 
 impl ShardTask {
@@ -816,22 +773,4 @@ pub fn past_producer(
         }
     }
     Ok(None)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_answered_take_no_room_behind_one_that_waits() {
-        let (mut answers, (first, _waits)) = (Answers::default(), oneshot::channel());
-        let first = answers.add(Answer::Read(first));
-        for _ in 0..100_000 {
-            let (reply, _) = oneshot::channel();
-            let request = answers.add(Answer::Publish(Box::new(reply)));
-            assert!(answers.take(request).is_some() && answers.take(request).is_none());
-        }
-        assert!(answers.waiting.len() < 5_000, "{}", answers.waiting.len());
-        assert!(answers.take(first).is_some() && answers.waiting.is_empty());
-    }
 }

@@ -35,6 +35,8 @@ pub(crate) async fn take_batches(
 ) {
     let mut deadlines = Deadlines::default();
     take(&gateway, requests, outgoing, &mut deadlines).await;
+    // What is owed holds on to the node; what only looks whether something is owed does not.
+    drop(gateway);
     deadlines.run_out().await;
 }
 

@@ -10,7 +10,7 @@ use meridian_storage::index::{
     Batch, CursorKind, Family, FrameEffects, Index, IndexError, KeyValue, MemoryKeyValue, RowError, Usage,
     keys,
 };
-use meridian_storage::{Chain, Frame, FrameHeader};
+use meridian_storage::{Chain, Frame, FrameHeader, Place};
 use meridian_types::{Offset, ProducerEpoch, ProducerId, Seq, ShardNo, TenantId, Timestamp};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -248,6 +248,83 @@ fn a_newer_format_is_refused_unchanged() {
     assert_eq!(refused, Some(IndexError::NewerFormat { found: keys::FORMAT + 1, known: keys::FORMAT }));
     kv.crash();
     assert_eq!(kv.get(Family::Default, keys::FORMAT_KEY), Ok(None), "the refusal has flushed");
+}
+
+/// As format 1 has them: a row for each frame.
+fn as_in_format_1(index: &Index, kv: &MemoryKeyValue, from: Seq) {
+    for shard in shards() {
+        for (seq, place) in index.places(shard, from, usize::MAX).expect("places") {
+            let [file, at, len] =
+                [&place.file.to_le_bytes()[..], &place.at.to_le_bytes(), &place.len.to_le_bytes()];
+            put(kv, Family::Places, &keys::place(shard, seq), &[&[1], file, at, len].concat());
+        }
+        for lane in lanes_in(shard) {
+            for frame in index.read_lane(lane, Offset::ZERO, usize::MAX).expect("frames") {
+                let place = [
+                    &frame.place.file.to_le_bytes()[..],
+                    &frame.place.at.to_le_bytes(),
+                    &frame.place.len.to_le_bytes(),
+                ];
+                let (events, no) = (frame.events.to_le_bytes(), frame.shard.no.0.to_le_bytes());
+                let row = [&[1], &events[..], &no, &frame.seq.0.to_le_bytes(), &place.concat()].concat();
+                put(kv, Family::Offsets, &keys::offset(lane, frame.base_offset), &row);
+            }
+        }
+    }
+    put(kv, Family::Default, keys::FORMAT_KEY, &1u32.to_le_bytes());
+    kv.flush().expect("a flush");
+}
+
+#[test]
+fn an_index_of_format_1_goes_on_in_this_one() {
+    for seed in 0..20 {
+        let mut world = World::new(seed);
+        let (kv, index) = open();
+        for shard in shards() {
+            // One frame at a time: so no row of more than one is left under what is put in their place.
+            for frame in world.frames(shard, Seq(1), 50).to_vec() {
+                index.apply(shard, &[frame]).expect("a frame");
+            }
+        }
+        as_in_format_1(&index, &kv, Seq(1));
+        let index = Index::open(kv.clone()).expect("an index of format 1");
+        let format = kv.get(Family::Default, keys::FORMAT_KEY).expect("a read");
+        assert_eq!(format, Some(keys::FORMAT.to_le_bytes().to_vec()));
+        world.check(&index);
+        for shard in shards() {
+            for run in world.frames(shard, Seq(51), 200).to_vec().chunks(70) {
+                index.apply(shard, run).expect("frames");
+            }
+        }
+        world.check(&index);
+        // What was stored again is found again, in rows of either format, and nothing beside it is touched.
+        for shard in shards() {
+            let frames = world.frames(shard, Seq(1), 250).to_vec();
+            let moved: Vec<_> = (frames.iter().step_by(3))
+                .map(|frame| (frame.header, Place { file: 1000 + frame.place.file, ..frame.place }))
+                .collect();
+            index.relocate(shard, &moved).expect("frames that are applied");
+            let places = index.places(shard, Seq(1), usize::MAX).expect("places");
+            assert_eq!(places.len(), frames.len());
+            for (number, ((seq, place), frame)) in places.into_iter().zip(&frames).enumerate() {
+                let file = if number % 3 == 0 { 1000 + frame.place.file } else { frame.place.file };
+                assert_eq!((seq, place), (frame.header.seq, Place { file, ..frame.place }), "seed {seed}");
+                assert_eq!(index.place(shard, seq), Ok(Some(place)));
+                if frame.header.events > 0 {
+                    let located = index.locate(frame.header.lane(), frame.header.base_offset);
+                    assert_eq!(located.expect("a read").expect("a frame").place, place);
+                }
+            }
+            // Of two, the second is said to be another frame than it is: neither is changed.
+            let events = frames.iter().find(|frame| frame.header.events > 0).expect("a frame of events");
+            let seq = events.header.seq.next();
+            let other = (FrameHeader { seq, ..events.header }, Place { file: 5000, ..events.place });
+            let before = index.places(shard, Seq(1), usize::MAX);
+            let refused = index.relocate(shard, &[(frames[1].header, other.1), other]);
+            assert_eq!(refused, Err(IndexError::NotApplied { shard, seq }), "seed {seed}");
+            assert_eq!(index.places(shard, Seq(1), usize::MAX), before);
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! From a run of frames to one batch of rows.
 //!
-//! What a frame changes depends on the frame and on the rows before it, on nothing else, so a replay writes the same rows.
+//! What a frame changes depends on the frame and on the rows before it, on nothing else, so a replay comes to the same index.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use meridian_types::{
     Hlc, Lane, Offset, ProducerEpoch, ProducerId, Seq, ShardId, StreamId, TenantId, Timestamp,
 };
 
-use super::rows::{LaneRow, OffsetRow, Row, TimeRow};
-use super::typed::read_row;
+use super::known::Known;
+use super::rows::{LaneFrame, LaneRow, OffsetsRow, PlacesRow, ROW_FRAMES, Row, TimeRow};
 use super::{
     AppliedMark, Batch, IndexError, KeyValue, LaneState, PRODUCER_BATCHES, ProducerState, RememberedBatch,
     Usage, keys,
@@ -45,27 +45,41 @@ pub struct ProducerBatch {
 /// The rows of a run, gathered. Rows that many frames of a run change are read once and written once.
 pub(super) struct Run<'a> {
     kv: &'a dyn KeyValue,
+    known: &'a mut Known,
     shard: ShardId,
     mark: AppliedMark,
-    lanes: BTreeMap<Lane, LaneState>,
+    first: Seq,
+    places: Vec<Place>,
+    lanes: BTreeMap<Lane, LaneRun>,
     producers: BTreeMap<(Lane, ProducerId), ProducerState>,
     usage: BTreeMap<(TenantId, StreamId), Usage>,
     batch: Batch,
 }
 
+/// What a run adds to a lane.
+struct LaneRun {
+    state: LaneState,
+    first: Offset,
+    frames: Vec<LaneFrame>,
+}
+
 impl<'a> Run<'a> {
-    /// A run that begins after the shard's applied mark.
-    pub fn after(kv: &'a dyn KeyValue, shard: ShardId) -> Result<Self, IndexError> {
+    /// A run that begins after the shard's applied mark. What is `known` of the rows is not read.
+    pub fn after(kv: &'a dyn KeyValue, known: &'a mut Known, shard: ShardId) -> Result<Self, IndexError> {
         let before_all = AppliedMark {
             seq: Seq::ZERO,
             log_epoch: Default::default(),
             hlc: Hlc::ZERO,
             chain: Chain::GENESIS,
         };
+        let mark = known.mark(kv, shard)?.unwrap_or(before_all);
         Ok(Self {
             kv,
+            known,
             shard,
-            mark: read_row(kv, &keys::shard(shard))?.unwrap_or(before_all),
+            mark,
+            first: mark.seq.next(),
+            places: Vec::new(),
             lanes: BTreeMap::new(),
             producers: BTreeMap::new(),
             usage: BTreeMap::new(),
@@ -87,7 +101,7 @@ impl<'a> Run<'a> {
         if !header.follows(self.mark.chain) {
             return Err(IndexError::Chain { shard, seq });
         }
-        self.batch.put(Place::FAMILY, keys::place(shard, seq), frame.place.encode());
+        self.places.push(frame.place);
         if header.kind == FrameKind::Events {
             self.add_to_lane(frame)?;
             self.add_to_producer(frame)?;
@@ -100,23 +114,21 @@ impl<'a> Run<'a> {
     fn add_to_lane(&mut self, frame: &FrameEffects) -> Result<(), IndexError> {
         let (header, lane) = (&frame.header, frame.header.lane());
         let (base, events, seq) = (header.base_offset, header.events, header.seq);
-        let mut state = match self.lanes.get(&lane) {
-            Some(state) => *state,
-            None => match read_row::<LaneRow>(self.kv, &keys::lane(lane))? {
-                Some(row) => row.into_state(lane),
-                None => LaneState {
-                    shard: self.shard,
-                    tenant: header.tenant,
-                    start: Offset::ZERO,
-                    end: Offset::ZERO,
-                    last_hlc: Hlc::ZERO,
-                    last_timestamp: Timestamp(0),
-                    max_timestamp: Timestamp(0),
-                    bytes: 0,
-                    events: 0,
-                },
-            },
-        };
+        if !self.lanes.contains_key(&lane) {
+            let state = self.known.lane(self.kv, lane)?.unwrap_or(LaneState {
+                shard: self.shard,
+                tenant: header.tenant,
+                start: Offset::ZERO,
+                end: Offset::ZERO,
+                last_hlc: Hlc::ZERO,
+                last_timestamp: Timestamp(0),
+                max_timestamp: Timestamp(0),
+                bytes: 0,
+                events: 0,
+            });
+            self.lanes.insert(lane, LaneRun { state, first: state.end, frames: Vec::new() });
+        }
+        let Some(LaneRun { state, frames, .. }) = self.lanes.get_mut(&lane) else { return Ok(()) };
         if state.shard != self.shard {
             return Err(IndexError::LaneElsewhere { lane, home: state.shard, got: self.shard, seq });
         }
@@ -127,8 +139,7 @@ impl<'a> Run<'a> {
             Some(end) if events > 0 => Offset(end),
             _ => return Err(IndexError::EventCount { lane, seq, events }),
         };
-        let row = OffsetRow { events, no: self.shard.no, seq, place: frame.place };
-        self.batch.put(OffsetRow::FAMILY, keys::offset(lane, base), row.encode());
+        frames.push(LaneFrame { events, seq, place: frame.place });
         // Only a batch that exceeds all before it can be the first that reaches some time.
         if state.events == 0 || frame.max_timestamp > state.max_timestamp {
             self.batch.put(TimeRow::FAMILY, keys::time(lane, frame.max_timestamp), TimeRow(base).encode());
@@ -139,7 +150,6 @@ impl<'a> Run<'a> {
         state.last_timestamp = frame.max_timestamp;
         state.bytes = state.bytes.saturating_add(u64::from(header.payload_len));
         state.events = state.events.saturating_add(u64::from(events));
-        self.lanes.insert(lane, state);
         Ok(())
     }
 
@@ -148,7 +158,7 @@ impl<'a> Run<'a> {
         let at = (frame.header.lane(), batch.id);
         let state = match self.producers.remove(&at) {
             Some(state) => Some(state),
-            None => read_row::<ProducerState>(self.kv, &keys::producer(at.0, at.1))?,
+            None => self.known.producer(self.kv, at)?,
         };
         let mut state = match state {
             Some(state) if state.epoch >= batch.epoch => state,
@@ -176,7 +186,7 @@ impl<'a> Run<'a> {
         let (tenant, stream) = (header.tenant, header.stream);
         let mut usage = match self.usage.get(&(tenant, stream)) {
             Some(usage) => *usage,
-            None => read_row::<Usage>(self.kv, &keys::usage(tenant, stream, self.shard))?.unwrap_or_default(),
+            None => self.known.usage(self.kv, (tenant, stream, self.shard))?.unwrap_or_default(),
         };
         usage.events = usage.events.saturating_add(u64::from(header.events));
         usage.bytes = usage.bytes.saturating_add(u64::from(header.payload_len));
@@ -184,19 +194,38 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// All rows and the mark.
-    pub fn finish(mut self) -> Batch {
-        let batch = &mut self.batch;
-        for (lane, state) in &self.lanes {
+    /// Writes all rows and the mark.
+    pub fn write(self) -> Result<(), IndexError> {
+        let Self { kv, known, shard, mark, first, places, lanes, producers, usage, mut batch } = self;
+        let mut seq = first;
+        for places in places.chunks(ROW_FRAMES) {
+            batch.put(PlacesRow::FAMILY, keys::place(shard, seq), PlacesRow(places.to_vec()).encode());
+            seq = Seq(seq.0 + places.len() as u64);
+        }
+        for (lane, LaneRun { state, first, frames }) in &lanes {
+            let mut base = *first;
+            for frames in frames.chunks(ROW_FRAMES) {
+                let row = OffsetsRow { no: shard.no, frames: frames.to_vec() };
+                batch.put(OffsetsRow::FAMILY, keys::offset(*lane, base), row.encode());
+                base = base.plus(frames.iter().map(|frame| u64::from(frame.events)).sum());
+            }
             batch.put(LaneRow::FAMILY, keys::lane(*lane), LaneRow::of(*lane, state).encode());
         }
-        for ((lane, id), state) in &self.producers {
+        for ((lane, id), state) in &producers {
             batch.put(ProducerState::FAMILY, keys::producer(*lane, *id), state.encode());
         }
-        for ((tenant, stream), usage) in &self.usage {
-            batch.put(Usage::FAMILY, keys::usage(*tenant, *stream, self.shard), usage.encode());
+        for ((tenant, stream), usage) in &usage {
+            batch.put(Usage::FAMILY, keys::usage(*tenant, *stream, shard), usage.encode());
         }
-        batch.put(AppliedMark::FAMILY, keys::shard(self.shard), self.mark.encode());
-        self.batch
+        batch.put(AppliedMark::FAMILY, keys::shard(shard), mark.encode());
+        if let Err(error) = kv.write(batch) {
+            // It may have been done or not.
+            known.forget();
+            return Err(error.into());
+        }
+        let lanes = lanes.into_iter().map(|(lane, run)| (lane, run.state));
+        let usage = usage.into_iter().map(|((tenant, stream), usage)| ((tenant, stream, shard), usage));
+        known.wrote((shard, mark), lanes, producers, usage);
+        Ok(())
     }
 }

@@ -9,8 +9,8 @@
 //!
 //! family     key                        value
 //! default    "format"                   format u32
-//! places     shard ‖ seq u64            v ‖ place
-//! offsets    lane ‖ base offset u64     v ‖ events u32 ‖ shard number u16 ‖ seq u64 ‖ place
+//! places     shard ‖ first seq u64      v ‖ count u16 ‖ count × place
+//! offsets    lane ‖ base offset u64     v ‖ shard number u16 ‖ count u16 ‖ count × (events u32 ‖ seq u64 ‖ place)
 //! times      lane ‖ timestamp u64       v ‖ base offset u64
 //! lanes      lane                       v ‖ shard number u16 ‖ tenant u32 ‖ start u64 ‖ end u64 ‖ last hlc u64
 //!                                         ‖ last timestamp u64 ‖ max timestamp u64 ‖ bytes u64 ‖ events u64
@@ -22,7 +22,9 @@
 //! marks      shard                      v ‖ seq u64 ‖ log epoch u32 ‖ hlc u64 ‖ chain 16 bytes
 //! ```
 //!
-//! - `places` has a row for each applied frame; `offsets` for each of them that holds events.
+//! - A row of `places` is for frames that follow each other in a shard and were applied at once, one of `offsets` for those of
+//!   them that hold events of one lane. Which frames share a row is no matter, and differs after a crash. In format 1 each had a
+//!   row of its own (version 1: a place; events u32 ‖ shard number u16 ‖ seq u64 ‖ place); such rows are read, and stay.
 //! - `times` has a row only for a batch whose highest timestamp exceeds those of all batches before it in the lane. The
 //!   first batch that reaches a time is always such a batch, so the first row at or after the time names it.
 //! - `usage` is kept by shard, so that shards are applied side by side without a common row; it is summed when read.
@@ -35,7 +37,7 @@ use meridian_types::{
 use super::rows::RowError;
 
 /// The format that this code writes. A higher one is refused before anything is written.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The key of the format, in [`Family::Default`].
 pub const FORMAT_KEY: &[u8] = b"format";
@@ -206,8 +208,10 @@ pub fn parse_under_lane(key: &[u8]) -> Result<(Lane, u64), RowError> {
 pub enum StoredFormat {
     /// Nothing: the index is new.
     Absent,
-    /// A format that this code reads.
-    Known,
+    /// The format that this code writes.
+    Current,
+    /// An older one, which it reads.
+    Older,
     /// One of a newer version.
     Newer(u32),
     /// Not a format.
@@ -219,7 +223,8 @@ impl StoredFormat {
     pub fn of(value: Option<&[u8]>) -> Self {
         let Some(value) = value else { return Self::Absent };
         match value.try_into().map(u32::from_le_bytes) {
-            Ok(1..=FORMAT) => Self::Known,
+            Ok(FORMAT) => Self::Current,
+            Ok(1..FORMAT) => Self::Older,
             Ok(0) | Err(_) => Self::Garbled,
             Ok(found) => Self::Newer(found),
         }
@@ -286,8 +291,9 @@ mod tests {
     #[test]
     fn formats() {
         assert_eq!(StoredFormat::of(None), StoredFormat::Absent);
-        assert_eq!(StoredFormat::of(Some(&[1, 0, 0, 0])), StoredFormat::Known);
-        assert_eq!(StoredFormat::of(Some(&[2, 0, 0, 0])), StoredFormat::Newer(2));
+        assert_eq!(StoredFormat::of(Some(&[1, 0, 0, 0])), StoredFormat::Older);
+        assert_eq!(StoredFormat::of(Some(&[2, 0, 0, 0])), StoredFormat::Current);
+        assert_eq!(StoredFormat::of(Some(&[3, 0, 0, 0])), StoredFormat::Newer(3));
         assert_eq!(StoredFormat::of(Some(&[0, 0, 0, 0])), StoredFormat::Garbled);
         assert_eq!(StoredFormat::of(Some(&[1])), StoredFormat::Garbled);
     }

@@ -14,6 +14,7 @@ mod apply;
 mod conformance;
 mod error;
 pub mod keys;
+mod known;
 mod kv;
 mod memory;
 mod rocks;

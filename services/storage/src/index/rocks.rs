@@ -151,7 +151,7 @@ fn refuse_newer(folder: &Path) -> Result<(), KvError> {
     let db = DB::open_for_read_only(&Options::default(), folder, false).map_err(reading)?;
     let value = db.get(FORMAT_KEY).map_err(reading)?;
     match StoredFormat::of(value.as_deref()) {
-        StoredFormat::Absent | StoredFormat::Known => Ok(()),
+        StoredFormat::Absent | StoredFormat::Older | StoredFormat::Current => Ok(()),
         StoredFormat::Newer(found) => {
             Err(KvError::NewerFormat { folder: folder.display().to_string(), found, known: FORMAT })
         }
@@ -314,7 +314,7 @@ mod tests {
         drop(Index::open(kv).expect("a new index"));
         let again = small(folder.path()).expect("opens again");
         let stamped = again.get(Family::Default, FORMAT_KEY).expect("a read");
-        assert_eq!(StoredFormat::of(stamped.as_deref()), StoredFormat::Known);
+        assert_eq!(StoredFormat::of(stamped.as_deref()), StoredFormat::Current);
     }
 
     #[test]

@@ -79,11 +79,24 @@ pub struct Usage {
     pub bytes: u64,
 }
 
-/// A row of `offsets`: the frame that begins at an offset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct OffsetRow {
-    pub events: u32,
+/// The most frames in a row of `places` or `offsets`: whoever looks for one reads them all.
+pub(super) const ROW_FRAMES: usize = 64;
+
+/// A row of `places`: where frames lie that follow each other in a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PlacesRow(pub Vec<Place>);
+
+/// A row of `offsets`: frames that follow each other in a lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct OffsetsRow {
     pub no: ShardNo,
+    pub frames: Vec<LaneFrame>,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LaneFrame {
+    pub events: u32,
     pub seq: Seq,
     pub place: Place,
 }
@@ -152,6 +165,10 @@ pub(super) trait Row: Sized {
     fn put(&self, out: &mut Vec<u8>);
     /// Reads the fields.
     fn take(fields: &mut Fields<'_>) -> Result<Self, RowError>;
+    /// Reads the fields of an older version.
+    fn take_older(version: u8, _: &mut Fields<'_>) -> Result<Self, RowError> {
+        Err(RowError::Version(version))
+    }
 
     /// The whole value.
     fn encode(&self) -> Vec<u8> {
@@ -164,11 +181,12 @@ pub(super) trait Row: Sized {
     /// The inverse of [`encode`](Self::encode).
     fn decode(value: &[u8]) -> Result<Self, RowError> {
         let (&version, rest) = value.split_first().ok_or(RowError::Short)?;
-        if version != Self::VERSION {
-            return Err(RowError::Version(version));
-        }
         let mut fields = Fields(rest);
-        let row = Self::take(&mut fields)?;
+        let row = if version == Self::VERSION {
+            Self::take(&mut fields)?
+        } else {
+            Self::take_older(version, &mut fields)?
+        };
         if fields.0.is_empty() { Ok(row) } else { Err(RowError::Long) }
     }
 }
@@ -208,36 +226,91 @@ impl Fields<'_> {
     }
 }
 
-impl Row for Place {
-    const FAMILY: Family = Family::Places;
+fn put_place(place: &Place, out: &mut Vec<u8>) {
+    out.extend_from_slice(&place.file.to_le_bytes());
+    out.extend_from_slice(&place.at.to_le_bytes());
+    out.extend_from_slice(&place.len.to_le_bytes());
+}
 
-    fn put(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.file.to_le_bytes());
-        out.extend_from_slice(&self.at.to_le_bytes());
-        out.extend_from_slice(&self.len.to_le_bytes());
-    }
+fn take_place(fields: &mut Fields<'_>) -> Result<Place, RowError> {
+    Ok(Place { file: fields.u64()?, at: fields.u64()?, len: fields.u32()? })
+}
 
-    fn take(fields: &mut Fields<'_>) -> Result<Self, RowError> {
-        Ok(Self { file: fields.u64()?, at: fields.u64()?, len: fields.u32()? })
+fn put_count(count: usize, out: &mut Vec<u8>) {
+    debug_assert!((1..=ROW_FRAMES).contains(&count), "a row has frames, and not too many");
+    out.extend_from_slice(&(count as u16).to_le_bytes());
+}
+
+fn take_count(fields: &mut Fields<'_>) -> Result<usize, RowError> {
+    match usize::from(fields.u16()?) {
+        0 => Err(RowError::Value("a row of no frames")),
+        count if count > ROW_FRAMES => Err(RowError::Value("a row of too many frames")),
+        count => Ok(count),
     }
 }
 
-impl Row for OffsetRow {
-    const FAMILY: Family = Family::Offsets;
+fn take_events(fields: &mut Fields<'_>) -> Result<u32, RowError> {
+    match fields.u32()? {
+        0 => Err(RowError::Value("a frame of no events")),
+        events => Ok(events),
+    }
+}
+
+impl Row for PlacesRow {
+    const FAMILY: Family = Family::Places;
+    const VERSION: u8 = 2;
 
     fn put(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.events.to_le_bytes());
-        out.extend_from_slice(&self.no.0.to_le_bytes());
-        out.extend_from_slice(&self.seq.0.to_le_bytes());
-        self.place.put(out);
+        put_count(self.0.len(), out);
+        self.0.iter().for_each(|place| put_place(place, out));
     }
 
     fn take(fields: &mut Fields<'_>) -> Result<Self, RowError> {
-        let events = fields.u32()?;
-        if events == 0 {
-            return Err(RowError::Value("a frame of no events"));
+        let count = take_count(fields)?;
+        (0..count).map(|_| take_place(fields)).collect::<Result<_, _>>().map(Self)
+    }
+
+    fn take_older(version: u8, fields: &mut Fields<'_>) -> Result<Self, RowError> {
+        match version {
+            1 => Ok(Self(vec![take_place(fields)?])),
+            _ => Err(RowError::Version(version)),
         }
-        Ok(Self { events, no: ShardNo(fields.u16()?), seq: Seq(fields.u64()?), place: Place::take(fields)? })
+    }
+}
+
+impl Row for OffsetsRow {
+    const FAMILY: Family = Family::Offsets;
+    const VERSION: u8 = 2;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.no.0.to_le_bytes());
+        put_count(self.frames.len(), out);
+        for frame in &self.frames {
+            out.extend_from_slice(&frame.events.to_le_bytes());
+            out.extend_from_slice(&frame.seq.0.to_le_bytes());
+            put_place(&frame.place, out);
+        }
+    }
+
+    fn take(fields: &mut Fields<'_>) -> Result<Self, RowError> {
+        let no = ShardNo(fields.u16()?);
+        let count = take_count(fields)?;
+        let frame = |_| {
+            let events = take_events(fields)?;
+            Ok(LaneFrame { events, seq: Seq(fields.u64()?), place: take_place(fields)? })
+        };
+        Ok(Self { no, frames: (0..count).map(frame).collect::<Result<_, RowError>>()? })
+    }
+
+    fn take_older(version: u8, fields: &mut Fields<'_>) -> Result<Self, RowError> {
+        if version != 1 {
+            return Err(RowError::Version(version));
+        }
+        let (events, no) = (take_events(fields)?, ShardNo(fields.u16()?));
+        Ok(Self {
+            no,
+            frames: vec![LaneFrame { events, seq: Seq(fields.u64()?), place: take_place(fields)? }],
+        })
     }
 }
 
@@ -369,6 +442,8 @@ mod tests {
 
     const PLACE: Place = Place { file: 0x11, at: 0x22, len: 0x33 };
 
+    const FRAME: LaneFrame = LaneFrame { events: 0x44, seq: Seq(0x77), place: PLACE };
+
     fn producer(batches: usize) -> ProducerState {
         let batch = RememberedBatch {
             first_sequence: 1,
@@ -416,10 +491,12 @@ mod tests {
     /// What is on disks already. A value that changes here needs a new version and a way to read the old one.
     #[test]
     fn golden_values() {
-        golden(PLACE, "01 1100000000000000 2200000000000000 33000000");
+        let place = "1100000000000000 2200000000000000 33000000";
+        golden(PlacesRow(vec![PLACE]), &format!("02 0100 {place}"));
+        golden(PlacesRow(vec![PLACE; ROW_FRAMES]), &format!("02 4000 {}", place.repeat(ROW_FRAMES)));
         golden(
-            OffsetRow { events: 0x44, no: ShardNo(0x5566), seq: Seq(0x77), place: PLACE },
-            "01 44000000 6655 7700000000000000 1100000000000000 2200000000000000 33000000",
+            OffsetsRow { no: ShardNo(0x5566), frames: vec![FRAME, FRAME] },
+            &format!("02 6655 0200 {}", format!("44000000 7700000000000000 {place}").repeat(2)),
         );
         golden(TimeRow(Offset(0x88)), "01 8800000000000000");
         golden(
@@ -442,10 +519,37 @@ mod tests {
         golden(mark(), "01 0100000000000000 02000000 0300000000000000 cccccccccccccccccccccccccccccccc");
     }
 
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        digits.chunks(2).map(byte).collect()
+    }
+
+    #[test]
+    fn rows_of_format_1_are_read() {
+        let place = bytes("01 1100000000000000 2200000000000000 33000000");
+        assert_eq!(PlacesRow::decode(&place), Ok(PlacesRow(vec![PLACE])));
+        let offset = bytes("01 44000000 6655 7700000000000000 1100000000000000 2200000000000000 33000000");
+        let frames = vec![FRAME];
+        assert_eq!(OffsetsRow::decode(&offset), Ok(OffsetsRow { no: ShardNo(0x5566), frames }));
+        for (value, longer) in [(&place, false), (&offset, true)] {
+            for len in 0..value.len() {
+                assert_eq!(PlacesRow::decode(&value[..len]).is_ok(), longer && len == place.len());
+                assert!(OffsetsRow::decode(&value[..len]).is_err());
+            }
+        }
+    }
+
     #[test]
     fn what_cannot_be_is_refused() {
-        let empty = OffsetRow { events: 0, no: ShardNo(0), seq: Seq(1), place: PLACE };
-        assert!(matches!(OffsetRow::decode(&empty.encode()), Err(RowError::Value(_))));
+        let nothing = LaneFrame { events: 0, ..FRAME };
+        let empty = OffsetsRow { no: ShardNo(0), frames: vec![FRAME, nothing] };
+        assert!(matches!(OffsetsRow::decode(&empty.encode()), Err(RowError::Value(_))));
+        for count in [0, ROW_FRAMES as u16 + 1] {
+            let mut row = PlacesRow(vec![PLACE]).encode();
+            row[1..3].copy_from_slice(&count.to_le_bytes());
+            assert!(matches!(PlacesRow::decode(&row), Err(RowError::Value(_))));
+        }
         let backwards = LaneRow { end: Offset(3), ..lane() };
         assert!(matches!(LaneRow::decode(&backwards.encode()), Err(RowError::Value(_))));
         let mut many = producer(PRODUCER_BATCHES).encode();
@@ -458,9 +562,11 @@ mod tests {
         #[test]
         fn any_bytes(value in prop::collection::vec(any::<u8>(), 0..200)) {
             fn one<R: Row>(value: &[u8]) -> bool {
-                R::decode(value).is_ok_and(|row| row.encode() == value) || R::decode(value).is_err()
+                // Of an older version it is written back as this one's.
+                let is_older = value.first().is_some_and(|version| *version < R::VERSION);
+                R::decode(value).map_or(true, |row| row.encode() == value || is_older)
             }
-            prop_assert!(one::<Place>(&value) && one::<OffsetRow>(&value) && one::<TimeRow>(&value));
+            prop_assert!(one::<PlacesRow>(&value) && one::<OffsetsRow>(&value) && one::<TimeRow>(&value));
             prop_assert!(one::<LaneRow>(&value) && one::<ProducerState>(&value) && one::<Usage>(&value));
             prop_assert!(one::<AppliedMark>(&value));
         }

@@ -8,14 +8,19 @@ use parking_lot::Mutex;
 
 use super::apply::{FrameEffects, Run};
 use super::keys::{self, FORMAT, FORMAT_KEY, Family, StoredFormat};
-use super::rows::{LaneRow, OffsetRow, Row, TimeRow};
+use super::known::Known;
+use super::rows::{LaneRow, OffsetsRow, PlacesRow, Row, TimeRow};
 use super::{
-    AppliedMark, Batch, Direction, IndexError, KeyRange, KeyValue, LaneState, ProducerState, RowError, Usage,
+    AppliedMark, Batch, Direction, IndexError, KeyRange, KeyValue, KvError, LaneState, ProducerState,
+    RowError, Usage,
 };
 use crate::{FrameHeader, FrameKind, Place};
 
 /// Shards apply side by side; more locks than threads that do.
 const STRIPES: usize = 32;
+
+/// Rows of frames that are read at once, at most.
+const ROWS: usize = 16;
 
 /// Places, lanes, producers, cursors, usage and marks over a [`KeyValue`].
 ///
@@ -23,7 +28,7 @@ const STRIPES: usize = 32;
 pub struct Index {
     kv: Arc<dyn KeyValue>,
     /// A run is checked against rows that it then writes, so two runs of one shard must not overlap.
-    applying: [Mutex<()>; STRIPES],
+    applying: [Mutex<Known>; STRIPES],
     /// What a crash would come back to, at least.
     checkpointed: Mutex<BTreeMap<ShardId, AppliedMark>>,
 }
@@ -64,7 +69,9 @@ impl Index {
     /// The index over a floor. A new floor gets the format, durably; one of a newer format is refused unchanged.
     pub fn open(kv: Arc<dyn KeyValue>) -> Result<Self, IndexError> {
         match StoredFormat::of(kv.get(Family::Default, FORMAT_KEY)?.as_deref()) {
-            StoredFormat::Known => {}
+            StoredFormat::Current => {}
+            // Before there is a row that the older version cannot read.
+            StoredFormat::Older => stamp(&*kv)?,
             StoredFormat::Newer(found) => return Err(IndexError::NewerFormat { found, known: FORMAT }),
             StoredFormat::Garbled => {
                 let (family, key) = (Family::Default, FORMAT_KEY.to_vec());
@@ -76,14 +83,10 @@ impl Index {
                         return Err(IndexError::NoFormat);
                     }
                 }
-                let mut batch = Batch::default();
-                batch.put(Family::Default, FORMAT_KEY, FORMAT.to_le_bytes());
-                kv.write(batch)?;
-                kv.flush()?;
+                stamp(&*kv)?;
             }
         }
-        let index =
-            Self { kv, applying: std::array::from_fn(|_| Mutex::new(())), checkpointed: Mutex::default() };
+        let index = Self { kv, applying: Default::default(), checkpointed: Mutex::default() };
         // Nothing was written since the crash or the close, so all that is there is durable.
         *index.checkpointed.lock() = index.shards()?.into_iter().collect();
         Ok(index)
@@ -98,12 +101,12 @@ impl Index {
         if frames.is_empty() {
             return Ok(());
         }
-        let _alone = self.applying[stripe(shard)].lock();
-        let mut run = Run::after(&*self.kv, shard)?;
+        let mut known = self.applying[stripe(shard)].lock();
+        let mut run = Run::after(&*self.kv, &mut known, shard)?;
         for frame in frames {
             run.add(frame)?;
         }
-        Ok(self.kv.write(run.finish())?)
+        run.write()
     }
 
     /// Says where applied frames lie now, which were stored again, in one batch. Saying it twice changes nothing.
@@ -113,23 +116,36 @@ impl Index {
     pub fn relocate(&self, shard: ShardId, frames: &[(FrameHeader, Place)]) -> Result<(), IndexError> {
         let _alone = self.applying[stripe(shard)].lock();
         let applied = self.applied(shard)?.map_or(Seq::ZERO, |mark| mark.seq);
-        let mut batch = Batch::default();
+        let mut places = BTreeMap::new();
+        let mut offsets = BTreeMap::new();
         for (header, place) in frames {
             let seq = header.seq;
             let other = Err(IndexError::NotApplied { shard, seq });
-            if header.shard_id() != shard || seq > applied || self.place(shard, seq)?.is_none() {
+            if header.shard_id() != shard || seq > applied {
                 return other;
             }
-            batch.put(Place::FAMILY, keys::place(shard, seq), place.encode());
+            let Some((first, row)) = self.places_row(shard, seq)? else { return other };
+            let PlacesRow(row) = places.entry(first).or_insert(row);
+            let Some(known) = nth(seq.0 - first.0).and_then(|at| row.get_mut(at)) else { return other };
+            *known = *place;
             if header.kind == FrameKind::Events {
-                let key = keys::offset(header.lane(), header.base_offset);
-                match read_row::<OffsetRow>(&*self.kv, &key)? {
-                    Some(row) if (row.no, row.seq, row.events) == (shard.no, seq, header.events) => {
-                        batch.put(OffsetRow::FAMILY, key, OffsetRow { place: *place, ..row }.encode());
-                    }
-                    _ => return other,
-                }
+                let (lane, base) = (header.lane(), header.base_offset);
+                let Some((first, row)) = self.offsets_row(lane, base)? else { return other };
+                let row = offsets.entry((lane, first)).or_insert(row);
+                let known = located(lane, first, row).position(|frame| {
+                    (frame.base_offset, frame.shard, frame.seq, frame.events)
+                        == (base, shard, seq, header.events)
+                });
+                let Some(known) = known.and_then(|at| row.frames.get_mut(at)) else { return other };
+                known.place = *place;
             }
+        }
+        let mut batch = Batch::default();
+        for (first, row) in places {
+            batch.put(PlacesRow::FAMILY, keys::place(shard, first), row.encode());
+        }
+        for ((lane, first), row) in offsets {
+            batch.put(OffsetsRow::FAMILY, keys::offset(lane, first), row.encode());
         }
         Ok(self.kv.write(batch)?)
     }
@@ -151,13 +167,29 @@ impl Index {
 
     /// Where a frame lies.
     pub fn place(&self, shard: ShardId, seq: Seq) -> Result<Option<Place>, IndexError> {
-        read_row(&*self.kv, &keys::place(shard, seq))
+        let row = self.places_row(shard, seq)?;
+        Ok(row.and_then(|(first, PlacesRow(places))| places.get(nth(seq.0 - first.0)?).copied()))
     }
 
     /// Where the frames from `from` on lie, up to `limit` of them, by rising seq.
     pub fn places(&self, shard: ShardId, from: Seq, limit: usize) -> Result<Vec<(Seq, Place)>, IndexError> {
-        let range = KeyRange::prefix_from(&keys::shard(shard), &keys::place(shard, from));
-        self.rows(&range, Direction::Forward, limit, |key| Ok(keys::parse_place(key)?.1))
+        let mut next = self.places_row(shard, from)?.map_or(from, |(first, _)| first);
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let range = KeyRange::prefix_from(&keys::shard(shard), &keys::place(shard, next));
+            let most = ROWS.min(limit);
+            let rows = self.rows::<PlacesRow, _>(&range, Direction::Forward, most, keys::parse_place)?;
+            let is_last = rows.len() < most;
+            for ((_, first), PlacesRow(places)) in rows {
+                next = Seq(first.0 + places.len() as u64);
+                let frames = (first.0..).map(Seq).zip(places).filter(|(seq, _)| *seq >= from);
+                found.extend(frames.take(limit - found.len()));
+            }
+            if is_last {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     /// What a lane adds up to. None: no frame of it is applied.
@@ -177,16 +209,34 @@ impl Index {
 
     /// The frame that holds an offset. None: the lane has not come so far, or not from so far back.
     pub fn locate(&self, lane: Lane, offset: Offset) -> Result<Option<Located>, IndexError> {
-        let range = KeyRange::prefix_through(&keys::lane(lane), &keys::offset(lane, offset));
-        let floor = self.offsets(lane, &range, Direction::Reverse, 1)?.pop();
-        Ok(floor.filter(|frame| offset < frame.next_offset()))
+        let Some((first, row)) = self.offsets_row(lane, offset)? else { return Ok(None) };
+        let holds = |frame: &Located| (frame.base_offset..frame.next_offset()).contains(&offset);
+        Ok(located(lane, first, &row).find(holds))
     }
 
     /// The frames that hold offsets from `from` on, up to `limit` of them, in order. The first may begin before `from`.
     pub fn read_lane(&self, lane: Lane, from: Offset, limit: usize) -> Result<Vec<Located>, IndexError> {
-        let first = self.locate(lane, from)?.map_or(from, |frame| frame.base_offset);
-        let range = KeyRange::prefix_from(&keys::lane(lane), &keys::offset(lane, first));
-        self.offsets(lane, &range, Direction::Forward, limit)
+        let mut next = self.offsets_row(lane, from)?.map_or(from, |(first, _)| first);
+        let mut found: Vec<Located> = Vec::new();
+        while found.len() < limit {
+            let range = KeyRange::prefix_from(&keys::lane(lane), &keys::offset(lane, next));
+            let most = ROWS.min(limit);
+            let rows =
+                self.rows::<OffsetsRow, _>(&range, Direction::Forward, most, keys::parse_under_lane)?;
+            let is_last = rows.len() < most;
+            for ((_, first), row) in rows {
+                for frame in located(lane, Offset(first), &row) {
+                    next = frame.next_offset();
+                    if next > from && found.len() < limit {
+                        found.push(frame);
+                    }
+                }
+            }
+            if is_last {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     /// The base offset of the first batch with an event at `time` or later, as Kafka's `offsetsForTimes`; never before
@@ -260,22 +310,18 @@ impl Index {
         Ok(rows.into_iter().map(|(lane, row)| (lane, row.into_state(lane))).collect())
     }
 
-    fn offsets(
-        &self,
-        lane: Lane,
-        range: &KeyRange,
-        direction: Direction,
-        limit: usize,
-    ) -> Result<Vec<Located>, IndexError> {
-        let rows = self.rows::<OffsetRow, _>(range, direction, limit, keys::parse_under_lane)?;
-        let located = rows.into_iter().map(|((_, base), OffsetRow { events, no, seq, place })| Located {
-            base_offset: Offset(base),
-            events,
-            shard: ShardId { origin: lane.origin, no },
-            seq,
-            place,
-        });
-        Ok(located.collect())
+    /// The row that holds a frame's place, if any does, and its first seq.
+    fn places_row(&self, shard: ShardId, seq: Seq) -> Result<Option<(Seq, PlacesRow)>, IndexError> {
+        let range = KeyRange::prefix_through(&keys::shard(shard), &keys::place(shard, seq));
+        let floor = self.rows(&range, Direction::Reverse, 1, keys::parse_place)?.pop();
+        Ok(floor.map(|((_, first), row)| (first, row)))
+    }
+
+    /// The row that holds the frame of an offset, if any does, and its first offset.
+    fn offsets_row(&self, lane: Lane, offset: Offset) -> Result<Option<(Offset, OffsetsRow)>, IndexError> {
+        let range = KeyRange::prefix_through(&keys::lane(lane), &keys::offset(lane, offset));
+        let floor = self.rows(&range, Direction::Reverse, 1, keys::parse_under_lane)?.pop();
+        Ok(floor.map(|((_, first), row)| (Offset(first), row)))
     }
 
     fn rows<R: Row, K>(
@@ -292,6 +338,30 @@ impl Index {
         };
         pairs.into_iter().map(row).collect()
     }
+}
+
+/// Says durably which format is written from now on.
+fn stamp(kv: &dyn KeyValue) -> Result<(), KvError> {
+    let mut batch = Batch::default();
+    batch.put(Family::Default, FORMAT_KEY, FORMAT.to_le_bytes());
+    kv.write(batch)?;
+    kv.flush()
+}
+
+/// The frames of a row that begins at an offset.
+fn located(lane: Lane, first: Offset, row: &OffsetsRow) -> impl Iterator<Item = Located> {
+    let shard = ShardId { origin: lane.origin, no: row.no };
+    row.frames.iter().scan(first, move |next, frame| {
+        let located =
+            Located { base_offset: *next, events: frame.events, shard, seq: frame.seq, place: frame.place };
+        *next = located.next_offset();
+        Some(located)
+    })
+}
+
+/// Where in a row a frame is that is so far behind its first.
+fn nth(behind: u64) -> Option<usize> {
+    usize::try_from(behind).ok()
 }
 
 /// The row under a key.

@@ -28,6 +28,7 @@ use meridian_wire::HTTP_FRAME;
 use meridian_wire::v1::peer_service_server::PeerServiceServer;
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
@@ -566,6 +567,7 @@ impl Parts<'_> {
             Box::new(|error| fatal(&format!("the volume cannot be written: {error}"))),
         )
         .map_err(|source| ServeError::System { what: "the writer's thread", source })?;
+        write_small_rounds_here(&writer);
 
         let state = self.catalog.state();
         let region = state.region_named(&self.me.region).cloned();
@@ -679,6 +681,26 @@ impl Parts<'_> {
             },
         )
     }
+}
+
+/// Small rounds are written by the threads that answer for them: see [`WriterHandle::offer_hands`].
+fn write_small_rounds_here(writer: &WriterHandle) {
+    let called = Arc::new(Notify::new());
+    writer.offer_hands({
+        let called = called.clone();
+        move || called.notify_one()
+    });
+    let writer = writer.clone();
+    tokio::spawn(async move {
+        loop {
+            called.notified().await;
+            // Whatever else can go on goes first, so that what comes of it is in the same round.
+            tokio::task::yield_now().await;
+            if !writer.write_here() {
+                return;
+            }
+        }
+    });
 }
 
 /// Shows what memory is bounded by, whenever nodes come or go.

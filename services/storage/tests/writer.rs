@@ -27,11 +27,54 @@ struct World {
     fatal: Receiver<io::Error>,
 }
 
-fn start(disk: Arc<SimDisk>) -> World {
+/// Who writes small rounds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hands {
+    /// The writer's thread, as all.
+    Thread,
+    /// One that has offered it.
+    Offered,
+}
+
+/// Each test, for either.
+macro_rules! whoever_writes {
+    ($($test:ident),* $(,)?) => {
+        mod the_thread_writes {
+            $(#[test] fn $test() { super::$test(super::Hands::Thread); })*
+        }
+        mod others_write {
+            $(#[test] fn $test() { super::$test(super::Hands::Offered); })*
+        }
+    };
+}
+
+whoever_writes! {
+    what_many_shards_submit_is_synced_in_few_rounds,
+    nothing_is_answered_before_it_is_synced,
+    a_sync_that_fails_ends_the_writer_and_answers_nothing,
+    a_full_disk_holds_submissions_up_and_goes_on_by_itself,
+    queued_frames_that_a_later_cut_drops_are_skipped,
+    one_empty_round_follows_when_idle,
+    a_frame_out_of_order_is_a_bug_that_is_not_survived,
+}
+
+/// Writes what is small from now on, on a thread of its own, for as long as the test runs.
+fn offer(handle: &WriterHandle) {
+    let (call, called) = channel();
+    handle.offer_hands(move || _ = call.send(()));
+    let handle = handle.clone();
+    let write = move || while called.recv().is_ok() && handle.write_here() {};
+    std::thread::Builder::new().name("hands".into()).spawn(write).unwrap();
+}
+
+fn start(disk: Arc<SimDisk>, hands: Hands) -> World {
     let (volume, _) = Volume::open(disk.clone(), CONFIG, &|_| Seq::ZERO).unwrap();
     let (send, fatal) = channel();
     let on_fatal = Box::new(move |error| send.send(error).unwrap());
     let (handle, thread) = VolumeWriter::spawn(volume, WriterConfig::default(), on_fatal).unwrap();
+    if hands == Hands::Offered {
+        offer(&handle);
+    }
     World { disk, handle, thread, fatal }
 }
 
@@ -67,9 +110,8 @@ fn wait_for_stock(world: &World) {
     wait_for("the stock", || world.disk.list().unwrap().iter().any(stocked));
 }
 
-#[test]
-fn what_many_shards_submit_is_synced_in_few_rounds() {
-    let world = start(formatted(1));
+fn what_many_shards_submit_is_synced_in_few_rounds(hands: Hands) {
+    let world = start(formatted(1), hands);
     let rounds = Arc::new(AtomicU64::new(0));
     let logs: Vec<_> = (0..8).map(|no| (shard(no), log(shard(no), 100, 300))).collect();
     std::thread::scope(|scope| {
@@ -106,11 +148,10 @@ fn what_many_shards_submit_is_synced_in_few_rounds() {
     assert_eq!(model.differs(&recovered, &volume.reader(), &|_| Seq::ZERO), None);
 }
 
-#[test]
-fn nothing_is_answered_before_it_is_synced() {
+fn nothing_is_answered_before_it_is_synced(hands: Hands) {
     // Every answer is followed by a power loss at that very moment.
     for n in 1..20 {
-        let world = start(formatted(n));
+        let world = start(formatted(n), hands);
         let log = log(shard(0), n, 2000);
         let (send, receive) = channel();
         for frame in &log {
@@ -134,9 +175,8 @@ fn nothing_is_answered_before_it_is_synced() {
 }
 
 /// Fault 9.
-#[test]
-fn a_sync_that_fails_ends_the_writer_and_answers_nothing() {
-    let world = start(formatted(1));
+fn a_sync_that_fails_ends_the_writer_and_answers_nothing(hands: Hands) {
+    let world = start(formatted(1), hands);
     let log = log(shard(0), 3, 10);
     submit(&world.handle, shard(0), vec![Entry::Frame(log[0].clone())]).recv_timeout(LONG).unwrap();
     // Or the sync that fails could be one of the thread that makes files ahead.
@@ -152,9 +192,8 @@ fn a_sync_that_fails_ends_the_writer_and_answers_nothing() {
     assert!(world.fatal.try_recv().is_err(), "told once");
 }
 
-#[test]
-fn a_full_disk_holds_submissions_up_and_goes_on_by_itself() {
-    let world = start(formatted(1));
+fn a_full_disk_holds_submissions_up_and_goes_on_by_itself(hands: Hands) {
+    let world = start(formatted(1), hands);
     let log = log(shard(0), 400, 2000);
     wait_for_stock(&world);
     world.disk.set_capacity(world.disk.used());
@@ -179,9 +218,8 @@ fn a_full_disk_holds_submissions_up_and_goes_on_by_itself() {
 }
 
 /// Fault 35, in the queue: frames that a later Cut drops are not written at all.
-#[test]
-fn queued_frames_that_a_later_cut_drops_are_skipped() {
-    let world = start(formatted(1));
+fn queued_frames_that_a_later_cut_drops_are_skipped(hands: Hands) {
+    let world = start(formatted(1), hands);
     let old = log(shard(0), 6, 100);
     // The writer is held in an answer while the rest is queued.
     let (hold, held) = channel::<()>();
@@ -220,9 +258,8 @@ fn queued_frames_that_a_later_cut_drops_are_skipped() {
 }
 
 /// The empty round that tells a torn tail from damage comes once, 20 ms after the last one, and no more.
-#[test]
-fn one_empty_round_follows_when_idle() {
-    let world = start(formatted(1));
+fn one_empty_round_follows_when_idle(hands: Hands) {
+    let world = start(formatted(1), hands);
     let frame = log(shard(0), 1, 10).remove(0);
     wait_for_stock(&world);
     let before = world.disk.ops();
@@ -236,13 +273,69 @@ fn one_empty_round_follows_when_idle() {
     world.thread.join().unwrap();
 }
 
-#[test]
-fn a_frame_out_of_order_is_a_bug_that_is_not_survived() {
-    let world = start(formatted(1));
+fn a_frame_out_of_order_is_a_bug_that_is_not_survived(hands: Hands) {
+    let world = start(formatted(1), hands);
     let log = log(shard(0), 3, 10);
     submit(&world.handle, shard(0), vec![Entry::Frame(log[0].clone())]).recv_timeout(LONG).unwrap();
     let hole = submit(&world.handle, shard(0), vec![Entry::Frame(log[2].clone())]);
     assert!(world.fatal.recv_timeout(LONG).unwrap().to_string().contains("frame 3 after 1"));
     assert_eq!(hole.recv_timeout(LONG), Err(RecvTimeoutError::Disconnected));
+    world.thread.join().unwrap();
+}
+
+/// By whom a submission of these frames was answered.
+fn answered_by(handle: &WriterHandle, frames: &[Frame]) -> String {
+    let (send, receive) = channel();
+    let by = move |_| send.send(std::thread::current().name().unwrap_or_default().to_owned()).unwrap();
+    let entries = frames.iter().cloned().map(Entry::Frame).collect();
+    handle.submit(Submission { shard: shard(0), entries, done: Box::new(by) });
+    receive.recv_timeout(LONG).unwrap()
+}
+
+#[test]
+fn who_has_offered_writes_what_is_small_and_the_thread_the_rest() {
+    let world = start(formatted(1), Hands::Offered);
+    let log = log(shard(0), 80, 1000);
+    // The thread may be at it, too: it is woken to think of the empty round.
+    let by: Vec<String> =
+        log[..12].iter().map(|frame| answered_by(&world.handle, &[frame.clone()])).collect();
+    assert!(by.iter().any(|by| by == "hands"), "{by:?}");
+    assert_eq!(answered_by(&world.handle, &log[12..79]), "volume-writer", "more than 64 KiB");
+    // Of the file's 256 KiB less is left than what two small rounds may take.
+    assert_eq!(answered_by(&world.handle, &log[79..]), "volume-writer", "the next file is near");
+    world.handle.shutdown();
+    world.thread.join().unwrap();
+    world.disk.lose_power(PowerLoss::Nothing);
+    let (_, recovered) = Volume::open(world.disk, CONFIG, &|_| Seq::ZERO).unwrap();
+    assert_eq!(recovered.shards[&shard(0)].last, log.last().map(|frame| frame.header));
+}
+
+#[test]
+fn who_has_offered_is_told_of_the_end() {
+    let world = start(formatted(1), Hands::Thread);
+    let (call, called) = channel();
+    world.handle.offer_hands(move || _ = call.send(()));
+    world.handle.shutdown();
+    world.thread.join().unwrap();
+    called.recv_timeout(LONG).unwrap();
+    assert!(!world.handle.write_here());
+    assert!(called.recv_timeout(LONG).is_err(), "nobody can call any more");
+}
+
+#[test]
+fn the_thread_writes_what_comes_while_it_writes() {
+    let world = start(formatted(1), Hands::Offered);
+    let log = log(shard(0), 80, 1000);
+    let (hold, held) = channel::<()>();
+    let entries = log[..70].iter().cloned().map(Entry::Frame).collect();
+    let done = Box::new(move |_| held.recv().unwrap());
+    world.handle.submit(Submission { shard: shard(0), entries, done });
+    wait_for("a round", || world.handle.synced_rounds() > 0);
+    let small = submit(&world.handle, shard(0), vec![Entry::Frame(log[70].clone())]);
+    // Not by the hands, which find the volume in use, and do not wait for it.
+    assert!(small.recv_timeout(Duration::from_millis(100)).is_err());
+    hold.send(()).unwrap();
+    small.recv_timeout(LONG).unwrap();
+    world.handle.shutdown();
     world.thread.join().unwrap();
 }

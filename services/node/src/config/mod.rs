@@ -345,13 +345,13 @@ pub enum LogFormat {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RuntimeSection {
-    /// Worker threads; 0: one for each CPU.
+    /// Worker threads; 0: one for each CPU. Half as many unless it is set: the volume, the index and Raft have threads of their own.
     pub workers: usize,
 }
 
 impl Default for RuntimeSection {
     fn default() -> Self {
-        Self { workers: 2 }
+        Self { workers: std::thread::available_parallelism().map_or(1, |cpus| (cpus.get() / 2).max(1)) }
     }
 }
 

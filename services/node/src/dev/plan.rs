@@ -283,7 +283,7 @@ impl Plan {
             ..LimitsSection::default()
         };
         let storage = StorageSection { file_bytes: ByteSize::mib(16), stock: 1, ..StorageSection::default() };
-        (limits, storage, RuntimeSection { workers: 2 })
+        (limits, storage, RuntimeSection { workers: 1 })
     }
 
     fn config(&self, node: &PlannedNode, file: &Path) -> NodeConfig {

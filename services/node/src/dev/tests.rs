@@ -219,7 +219,7 @@ async fn a_region_has_as_many_nodes_as_asked_for() {
             let config = NodeConfig::load(&Path::new(&node.dir).join("node.toml")).unwrap();
             assert_eq!((config.node.id, config.neighbours()), (node.id, 2));
             assert_eq!(config.cluster.nodes.len(), 6);
-            assert_eq!(config.runtime.workers, 2);
+            assert_eq!(config.runtime.workers, 1);
             assert_eq!(config.limits.index_memory_bytes, ByteSize::mib(16));
             assert_eq!(config.limits.tail_bytes, ByteSize::mib(16));
             assert_eq!((config.storage.file_bytes, config.storage.stock), (ByteSize::mib(16), 1));

@@ -314,6 +314,16 @@ impl Volume {
         Ok(Staged::Added)
     }
 
+    /// Whether the last round is an empty one, which proves the one before it.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.last_is_empty
+    }
+
+    /// Whether the file that is written to takes so many bytes more.
+    pub(crate) fn has_room_in_file(&self, bytes: u64) -> bool {
+        self.current.as_ref().is_some_and(|current| current.at + bytes < current.len)
+    }
+
     /// How many bytes are staged.
     pub(crate) fn staged_bytes(&self) -> usize {
         self.round.body_len()

@@ -1,22 +1,31 @@
-//! The writer thread: what every shard wants to append, as rounds.
+//! The writer: what every shard wants to append, as rounds.
 //!
 //! In: submissions. Out: their places, after the sync of the round that holds their last entry. No linger timer: what
 //! has come while a round was written and synced is the next round. Must never answer before the sync, or go on after a
 //! failure.
+//!
+//! A thread of its own writes the rounds. Where a disk syncs quickly, to wake that thread and to be woken by it takes longer
+//! than a small round itself: so whoever submits may offer to write small rounds where it is ([`WriterHandle::offer_hands`]).
+//! Rounds are written one after the other all the same, by whoever has them under lock.
+
+mod hands;
+mod rounds;
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use meridian_types::{Seq, ShardId};
-use parking_lot::{Condvar, Mutex};
+use meridian_types::ShardId;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::place::Place;
 use crate::record::Entry;
-use crate::volume::{Staged, Stock, Volume, WriteError};
+use crate::volume::{Stock, Volume, WriteError};
+use hands::Hands;
+use rounds::Rounds;
 
 /// How the writer thread behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +50,7 @@ pub struct Submission {
     pub shard: ShardId,
     /// What to write.
     pub entries: Vec<Entry>,
-    /// Called on the writer's thread once all of it is synced: it must not block. Dropped uncalled if the disk fails,
+    /// Called by whoever wrote it, once all of it is synced: it must not block. Dropped uncalled if the disk fails,
     /// or at a shutdown with a full disk: then nothing of it may be acknowledged.
     pub done: Box<dyn FnOnce(Flushed) + Send>,
 }
@@ -80,7 +89,10 @@ impl std::fmt::Debug for WriterHandle {
 }
 
 struct Shared {
+    /// Locked before the queue, by whoever writes. None: the writer has ended, and the volume is closed.
+    writing: Mutex<Option<Rounds>>,
     queue: Mutex<Queue>,
+    /// The thread waits here.
     wake: Condvar,
     queued_bytes: AtomicU64,
     rounds: AtomicU64,
@@ -91,10 +103,24 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     submissions: VecDeque<Submission>,
+    /// Of `submissions`, in bytes.
+    bytes: u64,
+    hands: Hands,
+    /// When the last round was written: the empty one follows some time after it.
+    last_round: Option<Instant>,
+    /// The thread waits for whatever comes, and looks at no clock.
+    asleep: bool,
     /// Shutdown was asked for: write what is queued, then end.
     stop: bool,
     /// The writer has ended: nothing is taken any more.
     dead: bool,
+}
+
+impl Queue {
+    fn take(&mut self) -> VecDeque<Submission> {
+        self.bytes = 0;
+        std::mem::take(&mut self.submissions)
+    }
 }
 
 impl VolumeWriter {
@@ -110,12 +136,13 @@ impl VolumeWriter {
         on_fatal: Box<dyn Fn(io::Error) + Send + Sync>,
     ) -> io::Result<(WriterHandle, JoinHandle<()>)> {
         let shared = Arc::new(Shared {
+            stock: volume.stock(),
+            writing: Mutex::new(Some(Rounds::of(volume))),
             queue: Mutex::default(),
             wake: Condvar::new(),
             queued_bytes: AtomicU64::new(0),
             rounds: AtomicU64::new(0),
             blocked: AtomicBool::new(false),
-            stock: volume.stock(),
         });
         let handle = WriterHandle { shared: Arc::clone(&shared) };
         let on_fatal: Arc<dyn Fn(io::Error) + Send + Sync> = Arc::from(on_fatal);
@@ -126,11 +153,8 @@ impl VolumeWriter {
                 .spawn(move || prepare(&shared, config, &*on_fatal))?
         };
         let writer = move || {
-            let round_bytes = volume.config().max_round_bytes;
-            let pending = VecDeque::new();
-            let mut writer = Writer { volume, config, shared, pending, placed: Vec::new(), round_bytes };
-            let result = writer.run();
-            writer.end();
+            let result = write(&shared, config);
+            shared.end();
             if let Err(error) = result {
                 on_fatal(error);
             }
@@ -145,15 +169,47 @@ impl VolumeWriter {
 impl WriterHandle {
     /// Queues a submission. Never blocks: whoever submits bounds itself by [`WriterHandle::queued_bytes`].
     pub fn submit(&self, submission: Submission) {
-        let bytes: usize = submission.entries.iter().map(Entry::encoded_len).sum();
+        let bytes = submission.entries.iter().map(|entry| entry.encoded_len() as u64).sum();
         let mut queue = self.shared.queue.lock();
         if queue.stop || queue.dead {
             return; // dropped outside of any promise: `done` is not called
         }
-        self.shared.queued_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         queue.submissions.push_back(submission);
+        queue.bytes += bytes;
+        let round = queue.bytes;
+        let hands = queue.hands.for_round_of(round);
         drop(queue);
-        self.shared.wake.notify_one();
+        match hands {
+            Some(call) => call(),
+            None => _ = self.shared.wake.notify_one(),
+        }
+    }
+
+    /// Offers to write small rounds, while the disk is quick: `call` is called, by whoever submits, when there is one, and is to
+    /// see to it that [`WriterHandle::write_here`] is called soon. What has been submitted by then becomes one round. Called once
+    /// more when the writer ends: the offer stands until then.
+    pub fn offer_hands(&self, call: impl Fn() + Send + Sync + 'static) {
+        self.shared.queue.lock().hands.offer(Arc::new(call));
+    }
+
+    /// Writes what is queued, on this thread, or leaves it to the writer's own: if that is writing, if it is much, or if anything
+    /// is in the way. Blocks for a write and a sync; the answers are given before it returns. `false`: the writer has ended, and this
+    /// need not be called any more.
+    pub fn write_here(&self) -> bool {
+        let leave = match self.shared.writing.try_lock() {
+            Some(mut writing) => match writing.as_mut() {
+                Some(rounds) => rounds.write_small(&self.shared),
+                None => return false,
+            },
+            None => true,
+        };
+        if leave {
+            // The thread looks and begins to wait under this lock: it has seen what is left, or is woken.
+            let _queue = self.shared.queue.lock();
+            self.shared.wake.notify_one();
+        }
+        true
     }
 
     /// How many bytes of entries are submitted and not yet answered.
@@ -185,6 +241,94 @@ impl Shared {
         let queue = self.queue.lock();
         queue.stop || queue.dead
     }
+
+    /// Nothing that is left will be written. What was to be called is dropped outside of the locks.
+    fn end(&self) {
+        let rounds = self.writing.lock().take();
+        let mut queue = self.queue.lock();
+        queue.dead = true;
+        let dropped = queue.take();
+        let hands = queue.hands.withdraw();
+        drop(queue);
+        drop((rounds, dropped));
+        self.queued_bytes.store(0, Ordering::Relaxed);
+        self.stock.wake();
+        if let Some(call) = hands {
+            call();
+        }
+    }
+
+    /// Waits for the next thing to do, and until the last round has to be followed by the empty one if nothing comes.
+    fn wait(&self, mut queue: MutexGuard<'_, Queue>, proven: bool, idle: Duration) {
+        if proven {
+            queue.asleep = true;
+            self.wake.wait(&mut queue);
+            queue.asleep = false;
+        } else {
+            let since = queue.last_round.unwrap_or_else(Instant::now);
+            self.wake.wait_until(&mut queue, since + idle);
+        }
+    }
+}
+
+/// The body of the thread that writes.
+fn write(shared: &Shared, config: WriterConfig) -> io::Result<()> {
+    loop {
+        let mut writing = shared.writing.lock();
+        let Some(rounds) = writing.as_mut() else { return Ok(()) };
+        let mut queue = shared.queue.lock();
+        if queue.dead {
+            return Ok(());
+        }
+        let nothing_to_do = queue.submissions.is_empty() && rounds.are_done();
+        if !nothing_to_do {
+            rounds.take(queue.take());
+            drop(queue);
+            if !write_round(shared, rounds, config)? {
+                return Ok(());
+            }
+            shared.queue.lock().last_round = Some(Instant::now());
+            continue;
+        }
+        let proven = rounds.are_proven();
+        let stop = queue.stop;
+        if stop || !proven && queue.last_round.is_none_or(|at| at.elapsed() >= config.idle) {
+            // The lock is not held while a disk is waited for.
+            drop(queue);
+            rounds.write_idle()?;
+            if stop {
+                return Ok(());
+            }
+            shared.queue.lock().last_round = Some(Instant::now());
+            continue;
+        }
+        drop(writing);
+        shared.wait(queue, proven, config.idle);
+    }
+}
+
+/// Writes a round, and tries until there is room for it. `false`: shut down while the disk is full.
+fn write_round(shared: &Shared, rounds: &mut Rounds, config: WriterConfig) -> io::Result<bool> {
+    loop {
+        match rounds.write(shared) {
+            Ok(()) => return Ok(true),
+            Err(WriteError::NoSpace) => {
+                if shared.is_over() {
+                    return Ok(false);
+                }
+                thread::sleep(config.retry_full);
+            }
+            Err(error) => return Err(into_io(error)),
+        }
+    }
+}
+
+/// What the thread ends with: a failure of the disk, or a bug of a caller, which must not be survived either.
+fn into_io(error: WriteError) -> io::Error {
+    match error {
+        WriteError::Fatal(error) => error,
+        other => io::Error::other(other),
+    }
 }
 
 /// The body of the thread that makes files ahead.
@@ -202,200 +346,5 @@ fn prepare(shared: &Shared, config: WriterConfig, on_fatal: &(dyn Fn(io::Error) 
             }
             Err(_) => thread::sleep(config.retry_full),
         }
-    }
-}
-
-/// A submission on its way.
-struct Pending {
-    submission: Submission,
-    bytes: u64,
-    /// Entries that are staged or skipped.
-    next: usize,
-    /// Entries whose places are known.
-    answered: usize,
-    /// Which entries are skipped; empty, as nearly always, if none is.
-    skipped: Vec<bool>,
-    places: Vec<Option<Place>>,
-}
-
-struct Writer {
-    volume: Volume,
-    config: WriterConfig,
-    shared: Arc<Shared>,
-    pending: VecDeque<Pending>,
-    placed: Vec<Option<Place>>,
-    round_bytes: usize,
-}
-
-impl Writer {
-    fn run(&mut self) -> io::Result<()> {
-        loop {
-            if !self.gather()? {
-                return Ok(());
-            }
-            self.stage()?;
-            if !self.commit()? {
-                return Ok(());
-            }
-            self.answer();
-        }
-    }
-
-    /// Moves what is queued to `pending`; waits if there is nothing. `false`: it is over.
-    fn gather(&mut self) -> io::Result<bool> {
-        let mut queue = self.shared.queue.lock();
-        loop {
-            if queue.dead {
-                return Ok(false);
-            }
-            if !queue.submissions.is_empty() || !self.pending.is_empty() {
-                break;
-            }
-            let stop = queue.stop;
-            let waited = stop || self.shared.wake.wait_for(&mut queue, self.config.idle).timed_out();
-            if waited && queue.submissions.is_empty() {
-                // The lock is not held while a disk is waited for.
-                let written =
-                    parking_lot::MutexGuard::unlocked(&mut queue, || self.volume.write_idle_round());
-                match written {
-                    // The next round proves the last one just as well.
-                    Ok(_) | Err(WriteError::NoSpace) => {}
-                    Err(error) => return Err(into_io(error)),
-                }
-                if stop {
-                    return Ok(false);
-                }
-                if queue.submissions.is_empty() && !queue.stop && !queue.dead {
-                    self.shared.wake.wait(&mut queue);
-                }
-            }
-        }
-        let arrived = std::mem::take(&mut queue.submissions);
-        drop(queue);
-        for submission in arrived {
-            self.arrive(submission);
-        }
-        Ok(true)
-    }
-
-    fn arrive(&mut self, submission: Submission) {
-        let entries = submission.entries.len();
-        let bytes = submission.entries.iter().map(|entry| entry.encoded_len() as u64).sum();
-        let mut pending = Pending {
-            submission,
-            bytes,
-            next: 0,
-            answered: 0,
-            skipped: Vec::new(),
-            places: vec![None; entries],
-        };
-        for at in 0..entries {
-            if let Entry::Cut { shard, from } = pending.submission.entries[at] {
-                self.pending.iter_mut().for_each(|earlier| earlier.skip(shard, from, usize::MAX));
-                pending.skip(shard, from, at);
-            }
-        }
-        self.pending.push_back(pending);
-    }
-
-    fn stage(&mut self) -> io::Result<()> {
-        for pending in &mut self.pending {
-            while let Some(entry) = pending.submission.entries.get(pending.next) {
-                if !pending.is_skipped(pending.next)
-                    && self.volume.stage(entry, self.round_bytes).map_err(into_io)? == Staged::Full
-                {
-                    return Ok(());
-                }
-                pending.next += 1;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes the round, and tries until there is room for it. `false`: shut down while the disk is full.
-    fn commit(&mut self) -> io::Result<bool> {
-        self.placed.clear();
-        let empty = self.volume.staged_bytes() == 0;
-        loop {
-            match self.volume.commit(&mut self.placed) {
-                Ok(()) => break,
-                Err(WriteError::NoSpace) => {
-                    self.shared.blocked.store(true, Ordering::Release);
-                    if self.shared.is_over() {
-                        return Ok(false);
-                    }
-                    thread::sleep(self.config.retry_full);
-                }
-                Err(error) => return Err(into_io(error)),
-            }
-        }
-        self.shared.blocked.store(false, Ordering::Release);
-        if !empty {
-            self.shared.rounds.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(true)
-    }
-
-    /// Hands the places to those submissions that are complete.
-    fn answer(&mut self) {
-        let mut placed = self.placed.drain(..);
-        for pending in &mut self.pending {
-            for at in pending.answered..pending.next {
-                if !pending.is_skipped(at) {
-                    pending.places[at] = placed.next().flatten();
-                }
-            }
-            pending.answered = pending.next;
-            if pending.next < pending.submission.entries.len() {
-                break;
-            }
-        }
-        drop(placed);
-        while let Some(done) =
-            self.pending.pop_front_if(|pending| pending.next == pending.submission.entries.len())
-        {
-            self.shared.queued_bytes.fetch_sub(done.bytes, Ordering::Relaxed);
-            (done.submission.done)(Flushed { places: done.places });
-        }
-    }
-
-    /// Nothing that is left will be written. What was to be called is dropped outside of the lock.
-    fn end(&mut self) {
-        let mut queue = self.shared.queue.lock();
-        queue.dead = true;
-        let dropped = std::mem::take(&mut queue.submissions);
-        drop(queue);
-        drop(dropped);
-        self.pending.clear();
-        self.shared.queued_bytes.store(0, Ordering::Relaxed);
-        self.shared.stock.wake();
-    }
-}
-
-impl Pending {
-    fn is_skipped(&self, at: usize) -> bool {
-        self.skipped.get(at).copied().unwrap_or(false)
-    }
-
-    /// Marks the frames of a shard from a seq on that are not staged yet, before entry `until`.
-    fn skip(&mut self, shard: ShardId, from: Seq, until: usize) {
-        let until = until.min(self.submission.entries.len());
-        for at in self.next..until {
-            if let Entry::Frame(frame) = &self.submission.entries[at]
-                && frame.header.shard_id() == shard
-                && frame.header.seq >= from
-            {
-                self.skipped.resize(self.submission.entries.len(), false);
-                self.skipped[at] = true;
-            }
-        }
-    }
-}
-
-/// What the thread ends with: a failure of the disk, or a bug of a caller, which must not be survived either.
-fn into_io(error: WriteError) -> io::Error {
-    match error {
-        WriteError::Fatal(error) => error,
-        other => io::Error::other(other),
     }
 }

@@ -187,7 +187,8 @@ struct Mirrored {
     behind_since: Option<Hlc>,
     /// Frames handed over and not yet durable: their credit is given back when they are.
     in_hand: VecDeque<(Seq, u64)>,
-    told: Seq,
+    /// What the source was told last on this connection, and when.
+    told: Option<(Seq, Timestamp)>,
 }
 
 impl Mirrored {
@@ -226,6 +227,8 @@ pub struct LinkCore {
 }
 
 const PING_EVERY_MS: u64 = 1000;
+/// How often a source is told how far a shard is durable here, at most: what is left goes with the next tick.
+const DURABLE_EVERY_MS: u64 = 10;
 /// Patience doubles this often: a link too slow for one message within `stall_ms` must get it across one day.
 const DOUBLINGS: u32 = 4;
 
@@ -310,10 +313,10 @@ impl LinkCore {
         self.settle_credit(1, now, out);
         for (&shard, mirrored) in &mut self.shards {
             // The source keeps marks in memory alone: a quiet shard would never be told of again.
-            mirrored.told = Seq::ZERO;
+            mirrored.told = None;
             mirrored.heard = false;
             mirrored.refused_since = None;
-            Self::tell_durable(self.config.hosting_incarnation, shard, mirrored, out);
+            Self::tell_durable(self.config.hosting_incarnation, shard, mirrored, now, out);
             if !matches!(mirrored.fetching, Fetching::Faulted | Fetching::Parting) {
                 Self::ask(shard, mirrored, now, out);
             }
@@ -372,7 +375,7 @@ impl LinkCore {
             agreed_at: now,
             behind_since: None,
             in_hand: VecDeque::new(),
-            told: Seq::ZERO,
+            told: None,
         });
         if copy.durable > mirrored.copy.durable {
             self.last_progress = now;
@@ -383,7 +386,7 @@ impl LinkCore {
             // What was handed to the leadership before was perhaps not appended, and no longer fills memory for this link.
             // The next one asks from where the log ends then, and the origin hears under which one it is durable.
             self.credit.freed(mirrored.in_hand.drain(..).map(|(_, bytes)| bytes).sum());
-            mirrored.told = Seq::ZERO;
+            mirrored.told = None;
             if mirrored.copy.leads.is_none() {
                 // Another node mirrors this shard now: what this one last heard of it grows old.
                 mirrored.mark = None;
@@ -418,7 +421,10 @@ impl LinkCore {
             mirrored.behind_since = None;
         }
         if self.connected {
-            Self::tell_durable(self.config.hosting_incarnation, shard, mirrored, out);
+            let just_told = mirrored.told.is_some_and(|(_, at)| at <= now && now.0 < at.0 + DURABLE_EVERY_MS);
+            if !just_told {
+                Self::tell_durable(self.config.hosting_incarnation, shard, mirrored, now, out);
+            }
             if matches!(mirrored.fetching, Fetching::Paused(since) if since <= now) {
                 Self::ask(shard, mirrored, now, out);
             }
@@ -426,11 +432,17 @@ impl LinkCore {
         self.settle_credit(self.credit.wanted() / 8, now, out);
     }
 
-    fn tell_durable(incarnation: u32, shard: ShardId, mirrored: &mut Mirrored, out: &mut Vec<LinkEffect>) {
-        if mirrored.copy.durable > mirrored.told
+    fn tell_durable(
+        incarnation: u32,
+        shard: ShardId,
+        mirrored: &mut Mirrored,
+        now: Timestamp,
+        out: &mut Vec<LinkEffect>,
+    ) {
+        if mirrored.copy.durable > mirrored.told.map_or(Seq::ZERO, |(seq, _)| seq)
             && let Some(epoch) = mirrored.copy.leads
         {
-            mirrored.told = mirrored.copy.durable;
+            mirrored.told = Some((mirrored.copy.durable, now));
             let (seq, totals) = (mirrored.copy.durable, mirrored.copy.totals);
             out.push(LinkEffect::Durable(shard, DurableMark { seq, totals, hosting: (incarnation, epoch) }));
         }
@@ -493,13 +505,13 @@ impl LinkCore {
         }
         mirrored.heard = false;
         // This source has not been told.
-        mirrored.told = Seq::ZERO;
+        mirrored.told = None;
         mirrored.agreed_at = now;
         if !matches!(mirrored.fetching, Fetching::Faulted) {
             mirrored.fetching = Fetching::Paused(from);
         }
         if self.connected {
-            Self::tell_durable(self.config.hosting_incarnation, shard, &mut mirrored, out);
+            Self::tell_durable(self.config.hosting_incarnation, shard, &mut mirrored, now, out);
             if matches!(mirrored.fetching, Fetching::Paused(from) if from <= now) {
                 Self::ask(shard, &mut mirrored, now, out);
             }
@@ -658,6 +670,7 @@ impl LinkCore {
             out.push(LinkEffect::Ping);
         }
         for (&shard, mirrored) in &mut self.shards {
+            Self::tell_durable(self.config.hosting_incarnation, shard, mirrored, now, out);
             if matches!(mirrored.fetching, Fetching::Paused(until) if until <= now) {
                 Self::ask(shard, mirrored, now, out);
             }

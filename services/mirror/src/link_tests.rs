@@ -341,11 +341,14 @@ fn durable_marks_are_told_and_told_again_to_each_new_connection() {
         [expected(3)],
         "the source keeps them in memory alone"
     );
-    assert_eq!(durable(&rig.copy(&a, 4, 4)), [expected(4)]);
+    assert_eq!(durable(&rig.copy(&a, 4, 4)), [], "not one by one: a word of its own wakes the source's node");
+    assert_eq!(durable(&rig.pass(100, true)), [expected(4)]);
     assert!(durable(&rig.copy(&a, 5, 4)).is_empty(), "appended is not durable");
+    rig.pass(100, true);
+    assert_eq!(durable(&rig.copy(&a, 6, 5)), [expected(5)], "at once after a while");
     rig.step(LinkInput::Disconnected);
-    assert_eq!(durable(&rig.copy(&a, 5, 5)), []);
-    assert_eq!(durable(&rig.step(LinkInput::Connected)), [expected(5)]);
+    assert_eq!(durable(&rig.copy(&a, 6, 6)), []);
+    assert_eq!(durable(&rig.step(LinkInput::Connected)), [expected(6)]);
     assert!(durable(&rig.pass(1_000, true)).is_empty());
 }
 

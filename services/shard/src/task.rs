@@ -37,7 +37,7 @@ pub struct Totals {
 }
 
 /// What a shard shows of itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// The last frame handed to the volume.
     pub appended: Seq,
@@ -321,6 +321,10 @@ struct Running {
     /// Begun by this node itself, where it is the only one.
     election: Option<Election>,
     progress: watch::Sender<Progress>,
+    /// Frames were appended that nobody who watches was woken for.
+    untold: bool,
+    /// Other nodes are fed from this log, as soon as it grows.
+    feeds: bool,
 }
 
 impl ShardTask {
@@ -350,11 +354,13 @@ impl ShardTask {
             fences: Vec::new(),
             election: None,
             progress,
+            untold: false,
+            feeds: false,
         };
         // Before anybody sees it: what it shows is what is left, where others are lost.
         running.step(Input::WasApplied(running.task.was_applied));
         running.apply_due();
-        running.show();
+        running.show(true);
         (handle, tokio::spawn(running.run(inbox, synced_inbox)))
     }
 
@@ -370,10 +376,12 @@ impl Running {
         self.submit();
         let mut burst = Vec::with_capacity(BURST);
         loop {
+            let mut flushed = false;
             // Flush reports first: they free memory and answer clients.
             tokio::select! {
                 biased;
                 Some(report) = synced.recv() => {
+                    flushed = true;
                     self.on_synced(report);
                     while let Ok(report) = synced.try_recv() {
                         // One batch for the index of all that was flushed; before anything else it has what it is to have.
@@ -399,7 +407,7 @@ impl Running {
             }
             self.apply_due();
             self.submit();
-            self.show();
+            self.show(flushed);
         }
     }
 
@@ -567,8 +575,14 @@ impl Running {
             Effect::Doubt { from } => self.doubt(from),
             Effect::Answer(answer) => self.answer_fence(answer),
             Effect::Send { to, message } => self.task.peers.send(self.task.shard, to, message),
-            Effect::Feed { to, epoch, after } => self.task.peers.feed(self.task.shard, to, epoch, after),
-            Effect::StopFeeding => self.task.peers.stop_feeding(self.task.shard),
+            Effect::Feed { to, epoch, after } => {
+                self.feeds = true;
+                self.task.peers.feed(self.task.shard, to, epoch, after);
+            }
+            Effect::StopFeeding => {
+                self.feeds = false;
+                self.task.peers.stop_feeding(self.task.shard);
+            }
             Effect::Apply { through } => self.to_apply = Some(through),
             Effect::Ack { request, ack } => self.answer(request, Ok(ack)),
             Effect::Reject { request, reject } => self.answer(request, Err(reject)),
@@ -730,8 +744,21 @@ impl Running {
         });
     }
 
-    fn show(&self) {
-        self.progress.send_replace(self.task.progress(self.applied_hlc, self.marked, self.fault.clone()));
+    /// Shows what is now. Whoever watches is woken by what has changed, but by frames that are only appended where others have to
+    /// take them: their flush is shown next, and that is soon enough for everybody else.
+    fn show(&mut self, flushed: bool) {
+        let now = self.task.progress(self.applied_hlc, self.marked, self.fault.clone());
+        let tells_appended = flushed || self.feeds;
+        let untold = &mut self.untold;
+        self.progress.send_if_modified(|shown| {
+            let only_appended = Progress { appended: now.appended, chain: now.chain, ..shown.clone() } == now;
+            let changed = *shown != now;
+            *shown = now;
+            *untold |= changed;
+            let tell = *untold && (tells_appended || !only_appended);
+            *untold &= !tell;
+            tell
+        });
     }
 
     fn die(&self, why: String) {

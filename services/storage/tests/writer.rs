@@ -298,7 +298,7 @@ fn who_has_offered_writes_what_is_small_and_the_thread_the_rest() {
     let log = log(shard(0), 80, 1000);
     // The thread may be at it, too: it is woken to think of the empty round.
     let by: Vec<String> =
-        log[..12].iter().map(|frame| answered_by(&world.handle, &[frame.clone()])).collect();
+        log[..12].iter().map(|frame| answered_by(&world.handle, std::slice::from_ref(frame))).collect();
     assert!(by.iter().any(|by| by == "hands"), "{by:?}");
     assert_eq!(answered_by(&world.handle, &log[12..79]), "volume-writer", "more than 64 KiB");
     // Of the file's 256 KiB less is left than what two small rounds may take.

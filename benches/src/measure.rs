@@ -12,7 +12,7 @@ use crate::PATIENCE;
 use crate::cluster::Cluster;
 use crate::error::BenchError;
 use crate::load;
-use crate::plan::{Before, Case, Place, Publish, Shape, Spans, VALUE_BYTES, Work};
+use crate::plan::{Before, Case, Place, Publish, Shape, Spans, VALUE_BYTES, WINDOW, Work};
 use crate::read::{self, Read};
 use crate::record::Outcome;
 use crate::site::Site;
@@ -106,7 +106,11 @@ impl Bench<'_> {
 
     /// Publishes so many events, as fast as they go.
     pub async fn fill(&self, cluster: &Cluster, stream: &str, events: u64) -> Result<(), BenchError> {
-        let load = Publish::max(Shape::Batched, None);
+        let load = match cluster {
+            // It refuses what comes while more than some ten thousand messages wait for it.
+            Cluster::JetStream(_) => Publish::max(Shape::Single, Some(WINDOW)),
+            Cluster::Meridian(_) | Cluster::Kafka(_) => Publish::max(Shape::Batched, None),
+        };
         let published = self.send(cluster, stream, Publish { most: Some(events), ..load }).await?;
         if published.total == events {
             return Ok(());

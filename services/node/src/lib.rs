@@ -13,6 +13,7 @@ mod founding;
 pub mod lock;
 pub mod log;
 mod peers;
+mod send_buffer;
 mod serve;
 mod shards;
 pub mod wan;

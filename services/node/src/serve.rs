@@ -40,6 +40,7 @@ use crate::descriptors::{self, DescriptorsError};
 use crate::folder::{Folder, FolderError};
 use crate::founding::{self, FoundingError};
 use crate::peers::PeerWays;
+use crate::send_buffer;
 use crate::shards::CatalogShards;
 
 /// Requests of one connection that may be under way at once.
@@ -162,6 +163,7 @@ pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), Se
     let folder = Folder::take(&config)?;
     let client = listen("client", config.listen.client).await?;
     let peer = listen("peer", config.listen.peer).await?;
+    send_buffer::widen(&peer);
     let admin = listen("admin", config.listen.admin).await?;
     let boot = DiskIdentity::next_boot(&*folder.disk)?;
     let mut me = Identity {

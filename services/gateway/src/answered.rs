@@ -1,4 +1,4 @@
-//! The bodies of answers: handed to HTTP/2 in small pieces, each a copy of its own, so that a reader that takes nothing
+//! The bodies of answers: handed to HTTP/2 in small pieces, each in a buffer of its own, so that a reader that takes nothing
 //! holds what lies in HTTP/2's buffers and not the batches that they were cut from. Each piece holds its request's place
 //! too.
 
@@ -20,7 +20,10 @@ use crate::outgoing::Unfetched;
 /// The largest piece.
 const PIECE: usize = 64 * 1024;
 
-/// A message behind its gRPC prefix, and its room.
+/// Large enough to be a piece of its own, without others behind it.
+const OWN_PIECE: usize = 16 * 1024;
+
+/// Messages behind their gRPC prefixes in a buffer of their own, and their room.
 type Framed = (Bytes, Taken);
 
 /// Messages that go into the body before what tonic encodes, in an answer's extensions: tonic's buffer would keep the size
@@ -88,15 +91,19 @@ impl AnswerBody {
 }
 
 /// Bytes on their way to a client, and the place of their request.
-struct Piece {
-    bytes: Box<[u8]>,
+struct Piece<B> {
+    bytes: B,
     _place: Arc<OwnedSemaphorePermit>,
 }
 
-impl AsRef<[u8]> for Piece {
+impl<B: AsRef<[u8]>> AsRef<[u8]> for Piece<B> {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.as_ref()
     }
+}
+
+fn handed<B: AsRef<[u8]> + Send + 'static>(bytes: B, place: &Arc<OwnedSemaphorePermit>) -> Frame<Bytes> {
+    Frame::data(Bytes::from_owner(Piece { bytes, _place: place.clone() }))
 }
 
 impl Body for AnswerBody {
@@ -115,8 +122,14 @@ impl Body for AnswerBody {
             && let Some(messages) = &mut this.messages
         {
             match messages.poll_next_unpin(context) {
-                Poll::Ready(Some(message)) => {
-                    (this.rest, this.taken) = message;
+                // No batch is held by it: it is a copy already.
+                Poll::Ready(Some((messages, _given_back)))
+                    if piece.is_empty() && (OWN_PIECE..=PIECE).contains(&messages.len()) =>
+                {
+                    return Poll::Ready(Some(Ok(handed(messages, &this.place))));
+                }
+                Poll::Ready(Some(messages)) => {
+                    (this.rest, this.taken) = messages;
                     this.copy_into(&mut piece);
                 }
                 Poll::Ready(None) => this.messages = None,
@@ -135,8 +148,7 @@ impl Body for AnswerBody {
             }
             this.copy_into(&mut piece);
         }
-        let piece = Piece { bytes: piece.into_boxed_slice(), _place: this.place.clone() };
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(piece)))))
+        Poll::Ready(Some(Ok(handed(piece.into_boxed_slice(), &this.place))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _};
+use futures::Stream;
 use meridian_metadata::catalog::StreamRow;
 use meridian_types::{Cursor, NodeId, ShardId, StreamId, Timestamp};
 use meridian_wire::{ApiError, Reason, v1};
@@ -40,8 +40,13 @@ const FREE_CURSOR: usize = 64 * 1024;
 /// What a cursor takes for each of its bytes: as it came, decoded, and on its way back in a mark.
 const CURSOR_MEMORY: u64 = 6;
 
-/// An answer, and its bytes of the budget.
-type Answer = (v1::SubscribeResponse, Taken);
+/// Answers are handed over together up to so many bytes: each time two tasks wake each other. One may be larger.
+const TOGETHER: usize = 64 * 1024;
+/// More than what an answer is longer than its batch.
+const ANSWER_OVERHEAD: usize = 96;
+
+/// Answers, each behind its gRPC prefix, and their bytes of the budget.
+type Answers = (Bytes, Taken);
 
 /// Why a subscription ends.
 enum End {
@@ -94,9 +99,9 @@ pub(crate) async fn open(
     subscription.begin(&stream, start.from).await?;
     subscription.follow_lanes(&stream);
     // One message waits for the connection, one is being read: more would only be memory.
-    let (out, queued, end) = outgoing::<Answer>(1, connection);
+    let (out, queued, end) = outgoing::<Answers>(1, connection);
     tokio::spawn(subscription.run(requests, out, stream.settings.partitions));
-    Ok((queued.map(|(message, taken)| (meridian_wire::framed(&message), taken)), end))
+    Ok((queued, end))
 }
 
 /// Why a request cannot be read, as a client gets it.
@@ -271,7 +276,7 @@ impl Subscription {
     async fn run(
         mut self,
         mut requests: Incoming<v1::SubscribeRequest>,
-        out: Outgoing<Answer>,
+        out: Outgoing<Answers>,
         partitions: u32,
     ) {
         match self.serve(&mut requests, &out, partitions).await {
@@ -287,7 +292,7 @@ impl Subscription {
     async fn serve(
         &mut self,
         requests: &mut Incoming<v1::SubscribeRequest>,
-        out: &Outgoing<Answer>,
+        out: &Outgoing<Answers>,
         partitions: u32,
     ) -> End {
         let started = v1::SubscribeStarted {
@@ -295,7 +300,7 @@ impl Subscription {
             partitions,
             cursor: self.following.cursor().to_bytes().into(),
         };
-        if let Err(end) = self.send(out, Out::Started(started), Taken::default()).await {
+        if let Err(end) = self.send(out, Out::Started(started)).await {
             return end;
         }
         let gateway = self.gateway.clone();
@@ -359,7 +364,7 @@ impl Subscription {
                 () = tokio::time::sleep_until(mark_at), if has_caught_up => {
                     (self.marked, self.marked_at) = (true, Some(Instant::now()));
                     let mark = v1::Mark { cursor: self.following.cursor().to_bytes().into(), caught_up: true };
-                    if let Err(end) = self.send(out, Out::Mark(mark), Taken::default()).await {
+                    if let Err(end) = self.send(out, Out::Mark(mark)).await {
                         return end;
                     }
                 }
@@ -369,16 +374,26 @@ impl Subscription {
     }
 
     /// Reads the lane whose turn it is, and sends what there is.
-    async fn send_next(&mut self, out: &Outgoing<Answer>) -> Result<(), End> {
+    async fn send_next(&mut self, out: &Outgoing<Answers>) -> Result<(), End> {
         let Some(due) = self.following.next() else { return Ok(()) };
         if self.mending.waits(due.lane) {
             return Ok(());
         }
         let Some((runs, end, mut room)) = self.read(due, out).await? else { return Ok(()) };
         let News { runs, hole } = self.following.take(due.lane, runs, end);
+        let mut left: usize = runs.iter().map(|(run, _)| run.batch.len() + ANSWER_OVERHEAD).sum();
+        let (mut together, mut taken) = (Vec::new(), 0);
         for (run, first) in runs {
             self.marked = false;
-            let (next, bytes) = (run.next(), run.batch.len() as u64);
+            let (next, bytes) = (run.next(), run.batch.len());
+            if !together.is_empty() && together.len() + bytes > TOGETHER {
+                self.hand_over(out, std::mem::take(&mut together), room.split(std::mem::take(&mut taken)))
+                    .await?;
+            }
+            if together.is_empty() {
+                together.reserve(left.min(TOGETHER).max(bytes + ANSWER_OVERHEAD));
+            }
+            left -= bytes + ANSWER_OVERHEAD;
             let batch = v1::Batch {
                 lane: Some(due.lane.into()),
                 base_offset: run.base.0,
@@ -387,9 +402,14 @@ impl Subscription {
                 first_wanted: first.0,
                 batch: run.batch,
             };
-            self.credit = self.credit.saturating_sub(bytes);
+            self.credit = self.credit.saturating_sub(bytes as u64);
             self.gateway.metrics().delivered_events.inc_by(next.0 - first.0);
-            self.send(out, Out::Batch(batch), room.split(bytes)).await?;
+            let response = v1::SubscribeResponse { response: Some(Out::Batch(batch)) };
+            meridian_wire::frame_into(&response, &mut together);
+            taken += bytes as u64;
+        }
+        if !together.is_empty() {
+            self.hand_over(out, together, room.split(taken)).await?;
         }
         match hole {
             Some(hole) => {
@@ -402,7 +422,7 @@ impl Subscription {
     }
 
     /// The next run of a lane, and room for it, which is taken before it is read; none: it is to be read elsewhere, or later.
-    async fn read(&mut self, due: Due, out: &Outgoing<Answer>) -> Result<Option<Read>, End> {
+    async fn read(&mut self, due: Due, out: &Outgoing<Answers>) -> Result<Option<Read>, End> {
         let gateway = &self.gateway;
         let credit = usize::try_from(self.credit).unwrap_or(usize::MAX);
         let budget = gateway.delivery();
@@ -449,10 +469,17 @@ impl Subscription {
         }
     }
 
+    async fn send(&self, out: &Outgoing<Answers>, response: Out) -> Result<(), End> {
+        let response = v1::SubscribeResponse { response: Some(response) };
+        let mut framed = Vec::new();
+        meridian_wire::frame_into(&response, &mut framed);
+        self.hand_over(out, framed, Taken::default()).await
+    }
+
     /// A reader that takes nothing for so long is cut off: its memory is others'.
-    async fn send(&self, out: &Outgoing<Answer>, response: Out, taken: Taken) -> Result<(), End> {
-        let answer = (v1::SubscribeResponse { response: Some(response) }, taken);
-        match tokio::time::timeout(self.gateway.config().slow_reader, out.answers.send(answer)).await {
+    async fn hand_over(&self, out: &Outgoing<Answers>, framed: Vec<u8>, taken: Taken) -> Result<(), End> {
+        let answers = (Bytes::from(framed), taken);
+        match tokio::time::timeout(self.gateway.config().slow_reader, out.answers.send(answers)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(End::Gone),
             Err(_) => Err(End::Slow),

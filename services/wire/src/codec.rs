@@ -99,13 +99,20 @@ pub fn decode<T: Message + Default>(message: Bytes) -> Result<T, ApiError> {
 
 /// A message as gRPC sends it, behind its flag and its length, in a buffer of its own size.
 pub fn framed(message: &impl Message) -> Bytes {
-    let len = message.encoded_len();
-    let mut bytes = Vec::with_capacity(GRPC_PREFIX + len);
-    bytes.put_u8(0);
-    bytes.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
-    // A vector grows: it never lacks room.
-    let _ = message.encode(&mut bytes);
+    let mut bytes = Vec::with_capacity(GRPC_PREFIX + message.encoded_len());
+    frame_into(message, &mut bytes);
     bytes.into()
+}
+
+/// The same, behind others.
+pub fn frame_into(message: &impl Message, bytes: &mut Vec<u8>) {
+    let prefix = bytes.len();
+    bytes.put_bytes(0, GRPC_PREFIX);
+    // A vector grows: it never lacks room.
+    let _ = message.encode(bytes);
+    let len = bytes.len() - prefix - GRPC_PREFIX;
+    bytes[prefix + 1..prefix + GRPC_PREFIX]
+        .copy_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes());
 }
 
 /// The same without its last field: `tag` of type bytes, `len` long, which is to follow. So what is large is sent as it is.

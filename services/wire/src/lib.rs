@@ -8,7 +8,7 @@ mod error;
 
 pub use codec::{
     BoundedCodec, BoundedDecoder, GRPC_PREFIX, HTTP_FRAME, PUBLISH_EVENTS, PUBLISH_HEADERS, PublishCounts,
-    count_publish, decode, framed, framed_before,
+    count_publish, decode, frame_into, framed, framed_before,
 };
 pub use convert::{WireError, origin, parse_uuid};
 pub use endpoint::endpoint;

@@ -134,9 +134,10 @@ impl World {
             }
             if begun.elapsed() > PATIENCE {
                 let what = format!(
-                    "stream {stream}: {events} acknowledged, {} held alike, {} lanes disagree",
+                    "stream {stream}: {events} acknowledged, {} held alike, {} lanes disagree; the first: {:?}",
                     report.events,
-                    report.disagreeing().count()
+                    report.disagreeing().count(),
+                    report.disagreeing().next()
                 );
                 return Err(BenchError::wrong(what));
             }

@@ -6,7 +6,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use meridian_storage::index::{Index, IndexError, LaneState, Located};
-use meridian_storage::{Chain, Frame, FrameHeader, Place, ReadError as VolumeReadError, VolumeReader};
+use meridian_storage::{
+    Chain, Frame, FrameHeader, InOrder, Place, ReadError as VolumeReadError, VolumeReader,
+};
 use meridian_types::{Lane, LogEpoch, Offset, Seq, ShardId, StreamId, Timestamp};
 use parking_lot::RwLock;
 
@@ -276,6 +278,7 @@ impl Reader {
         let mut digest = LaneDigest { blake3: [0; 32], events: 0, frames: 0, bytes: 0, damaged: None };
         let mut next = start;
         let mut head = Vec::with_capacity(meridian_storage::FRAME_HEADER_BYTES);
+        let mut disk = self.volume.in_order();
         if let Some(state) = self.index.lane(lane)? {
             'rows: loop {
                 let rows = self.index.read_lane(lane, next, ROWS)?;
@@ -290,7 +293,7 @@ impl Reader {
                     if row.base_offset >= end {
                         break 'rows;
                     }
-                    match self.stored(state.shard, lane, &row) {
+                    match self.stored(&mut disk, state.shard, lane, &row) {
                         Ok(frame) => {
                             head.clear();
                             head.extend_from_slice(&frame.header.encode());
@@ -312,8 +315,8 @@ impl Reader {
     }
 
     /// The frame of an index row, as it is on the disk; or why it is not what the row says.
-    fn stored(&self, shard: ShardId, lane: Lane, row: &Located) -> Result<Frame, String> {
-        let read = self.noting(shard, row.seq, self.volume.read_uncached(row.place));
+    fn stored(&self, disk: &mut InOrder, shard: ShardId, lane: Lane, row: &Located) -> Result<Frame, String> {
+        let read = self.noting(shard, row.seq, disk.read(row.place));
         let frame = read.map_err(|error| error.to_string())?;
         let header = &frame.header;
         let is = (header.shard_id(), header.seq, header.lane(), header.base_offset);

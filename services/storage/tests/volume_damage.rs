@@ -246,6 +246,7 @@ fn every_read_checks() {
             disk.flip(&file_name(1), byte, 1 << bit);
             assert!(matches!(reader.read(place), Err(ReadError::Damaged { .. })));
             assert!(matches!(reader.read_uncached(place), Err(ReadError::Damaged { .. })));
+            assert!(matches!(reader.in_order().read(place), Err(ReadError::Damaged { .. })));
             disk.flip(&file_name(1), byte, 1 << bit);
         }
     }
@@ -260,6 +261,34 @@ fn every_read_checks() {
     {
         (outside.file, outside.at, outside.len) = (file, at, len);
         assert!(matches!(reader.read(outside), Err(ReadError::Outside(_))), "{outside:?}");
+        assert!(matches!(reader.in_order().read(outside), Err(ReadError::Outside(_))), "{outside:?}");
+    }
+}
+
+#[test]
+fn frames_that_are_read_in_order_are_those_that_are_read_alone() {
+    let disk = formatted(1);
+    let (mut volume, _) = open(&disk);
+    let mut places = Vec::new();
+    let mut chain = Chain::GENESIS;
+    // Over several files, of all sizes.
+    for seq in 1..200 {
+        let payload = vec![seq as u8; (seq as usize * 97) % 9000];
+        let frame = frame(shard(0), Seq(seq), LogEpoch(1), chain, payload);
+        chain = frame.header.chain;
+        places.push(volume.write_round(&[Entry::Frame(frame)]).unwrap()[0].unwrap());
+    }
+    assert!(places.last().unwrap().file > places[0].file);
+    let reader = volume.reader();
+    let mut in_order = reader.in_order();
+    for place in places.iter().chain(places.iter().rev()).chain(places.iter().step_by(7)) {
+        assert_eq!(in_order.read(*place).unwrap(), reader.read(*place).unwrap());
+    }
+    // One that is damaged says so; those beside it are read all the same.
+    let mut in_order = reader.in_order();
+    disk.flip(&file_name(places[100].file), places[100].at + 3, 1);
+    for (number, place) in places.iter().enumerate() {
+        assert_eq!(in_order.read(*place).is_err(), number == 100, "{place:?}");
     }
 }
 

@@ -20,7 +20,7 @@ use meridian_types::{Seq, ShardId};
 
 pub use error::{ReadError, VolumeError, WriteError};
 pub use file::{FileHeader, FileHeaderError, file_name, file_number};
-pub use reader::VolumeReader;
+pub use reader::{InOrder, VolumeReader};
 pub use recovery::{Damage, DamageKind, Recovered, TornTail};
 pub use replay::RecoveredShard;
 pub(crate) use stock::Stock;

@@ -24,8 +24,17 @@ pub(super) struct OpenFile {
     pub end: AtomicU64,
 }
 
+impl OpenFile {
+    fn synced(&self) -> u64 {
+        self.end.load(Ordering::Acquire)
+    }
+}
+
 /// The files of a volume, by number.
 pub(super) type Files = Arc<RwLock<BTreeMap<u64, Arc<OpenFile>>>>;
+
+/// How much is read at once by whoever reads one frame after the other.
+const SPAN: u64 = 128 * 1024;
 
 /// Reads frames from a volume, from any thread, beside the writer.
 #[derive(Clone)]
@@ -58,6 +67,11 @@ impl VolumeReader {
     /// As [`VolumeReader::read`].
     pub fn read_uncached(&self, place: Place) -> Result<Frame, ReadError> {
         self.read_by(place, |file, buf, at| file.read_at_uncached(buf, at))
+    }
+
+    /// Reads one frame after the other as [`VolumeReader::read_uncached`] does, with what lies behind each.
+    pub fn in_order(&self) -> InOrder {
+        InOrder { reader: self.clone(), file: 0, at: 0, bytes: Bytes::new() }
     }
 
     /// As [`VolumeReader::read`], and refuses any frame but the one that the caller looks for. What comes from an index
@@ -113,12 +127,59 @@ impl VolumeReader {
         let len = place.len as usize;
         let end = place.at.checked_add(len as u64).ok_or(ReadError::Outside(place))?;
         let plausible = FRAME_HEADER_BYTES..=FRAME_HEADER_BYTES + FRAME_PAYLOAD_BYTES_MAX;
-        if place.at < BLOCK as u64 || end > file.end.load(Ordering::Acquire) || !plausible.contains(&len) {
+        if place.at < BLOCK as u64 || end > file.synced() || !plausible.contains(&len) {
             return Err(ReadError::Outside(place));
         }
         let mut bytes = vec![0; len];
         read(&*file.file, &mut bytes, place.at).map_err(|source| ReadError::Io { place, source })?;
         Ok(bytes)
+    }
+}
+
+/// Reads frames that lie about in the order in which they are asked for: a call of the system for each takes far longer than the bytes.
+pub struct InOrder {
+    reader: VolumeReader,
+    /// What was read last, of which file and from where.
+    file: u64,
+    at: u64,
+    bytes: Bytes,
+}
+
+impl InOrder {
+    /// The frame at a place, of bytes that were read from the disk since this reader was made, past the page cache where the system can.
+    ///
+    /// # Errors
+    /// As [`VolumeReader::read`].
+    pub fn read(&mut self, place: Place) -> Result<Frame, ReadError> {
+        if let Some(bytes) =
+            self.held(place).or_else(|| self.span_from(place).and_then(|()| self.held(place)))
+            && let Ok(frame) = Frame::parse(Bytes::copy_from_slice(&bytes))
+        {
+            return Ok(frame);
+        }
+        // Whatever is wrong may be with what lies behind it.
+        self.reader.read_uncached(place)
+    }
+
+    /// The bytes of a place, if they are at hand.
+    fn held(&self, place: Place) -> Option<Bytes> {
+        let from = place.at.checked_sub(self.at).filter(|_| place.file == self.file)?;
+        let from = usize::try_from(from).ok()?;
+        let end = from.checked_add(place.len as usize).filter(|end| *end <= self.bytes.len())?;
+        Some(self.bytes.slice(from..end))
+    }
+
+    /// Reads what lies from a place on, as far as it is synced.
+    fn span_from(&mut self, place: Place) -> Option<()> {
+        let file = self.reader.files.read().get(&place.file).cloned()?;
+        let len = file.synced().checked_sub(place.at)?.min(SPAN);
+        if place.at < BLOCK as u64 || u64::from(place.len) > len {
+            return None;
+        }
+        let mut bytes = vec![0; usize::try_from(len).ok()?];
+        file.file.read_at_uncached(&mut bytes, place.at).ok()?;
+        (self.file, self.at, self.bytes) = (place.file, place.at, bytes.into());
+        Some(())
     }
 }
 

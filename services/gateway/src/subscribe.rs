@@ -477,7 +477,11 @@ impl Subscription {
     }
 
     /// A reader that takes nothing for so long is cut off: its memory is others'.
-    async fn hand_over(&self, out: &Outgoing<Answers>, framed: Vec<u8>, taken: Taken) -> Result<(), End> {
+    async fn hand_over(&self, out: &Outgoing<Answers>, mut framed: Vec<u8>, taken: Taken) -> Result<(), End> {
+        // It may lie in HTTP/2's buffers as it is, where its length counts.
+        if framed.capacity() > 2 * framed.len() {
+            framed.shrink_to_fit();
+        }
         let answers = (Bytes::from(framed), taken);
         match tokio::time::timeout(self.gateway.config().slow_reader, out.answers.send(answers)).await {
             Ok(Ok(())) => Ok(()),

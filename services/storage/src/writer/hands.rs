@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 /// The most bytes of a round that may be written by others than the writer's thread.
 pub(super) const SMALL_ROUND: u64 = 64 * 1024;
-/// What takes longer than this is slow.
-const SLOW: Duration = Duration::from_millis(1);
+/// What takes longer than this is slow: whatever else the thread has to do waits for it, round after round.
+const SLOW: Duration = Duration::from_micros(500);
 /// For how long a slow round closes the offer; twice as long for each that follows.
 const CLOSED: Duration = Duration::from_millis(125);
 /// At most 2^this times as long.

@@ -92,6 +92,10 @@ impl Rounds {
             return true;
         }
         let mut queue = shared.queue.lock();
+        if queue.dead {
+            // The disk has failed elsewhere: nothing is answered any more.
+            return true;
+        }
         if queue.submissions.is_empty() {
             return false;
         }

@@ -67,7 +67,7 @@ async fn ask_and_tell(region: &Region, handle: &ShardHandle) {
         }
         let state = region.0.placement.state();
         let Some(row) = state.shard(handle.id) else { return };
-        handle.begun(row.begun).await;
+        handle.begun(row.begun, row.elected.is_none()).await;
         if let Some(elected) = row.leader() {
             handle.elected(election_of(elected, row.version, row.members.clone())).await;
         }

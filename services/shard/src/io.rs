@@ -64,6 +64,8 @@ pub enum Input {
     Begun {
         /// The epoch last begun.
         epoch: LeaderEpoch,
+        /// Nobody was ever elected to lead this shard: no frame of it was ever written.
+        untouched: bool,
     },
     /// The end of the doubt is synced.
     Sure,

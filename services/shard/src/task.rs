@@ -75,7 +75,7 @@ pub(crate) enum Request {
     Read(oneshot::Sender<Result<Seq, Reject>>),
     Copy(LeaderEpoch, Vec<Frame>),
     Fence(LeaderEpoch, oneshot::Sender<FenceAnswer>),
-    Begun(LeaderEpoch),
+    Begun(LeaderEpoch, bool),
     Elected(Election),
     From(NodeId, Message),
     Connected(NodeId),
@@ -154,10 +154,10 @@ impl ShardHandle {
         answer.await.ok()
     }
 
-    /// Tells a damaged replica that placement, asked since this process began, has begun nothing above this epoch. Returns
-    /// false once the node stops.
-    pub async fn begun(&self, epoch: LeaderEpoch) -> bool {
-        self.requests.send(Request::Begun(epoch)).await.is_ok()
+    /// Tells a damaged replica that placement, asked since this process began, has begun nothing above this epoch, and whether it
+    /// has never elected anybody. Returns false once the node stops.
+    pub async fn begun(&self, epoch: LeaderEpoch, untouched: bool) -> bool {
+        self.requests.send(Request::Begun(epoch, untouched)).await.is_ok()
     }
 
     /// Tells the replica whom placement has elected. Returns false once the node stops.
@@ -345,7 +345,7 @@ impl Running {
         if let Some(election) = begun {
             let epoch = election.epoch;
             // Nobody else has a part in it, so what was begun is what is known here.
-            self.step(Input::Begun { epoch: promised });
+            self.step(Input::Begun { epoch: promised, untouched: false });
             self.election = Some(election);
             self.step(Input::Fence { epoch });
         }
@@ -378,7 +378,7 @@ impl Running {
                 self.fences.push((epoch, reply));
                 self.step(Input::Fence { epoch });
             }
-            Request::Begun(epoch) => self.step(Input::Begun { epoch }),
+            Request::Begun(epoch, untouched) => self.step(Input::Begun { epoch, untouched }),
             Request::Elected(election) => self.step(Input::Elected(election)),
             Request::From(node, message) => {
                 if let Some(held) = self.look_up(node, &message) {

@@ -142,7 +142,7 @@ impl World {
         }
         let Some(row) = node.placement.shard(shard).cloned() else { return };
         self.met.met("replica: asked placement what it has begun");
-        self.step(at.node, shard, Input::Begun { epoch: row.begun });
+        self.step(at.node, shard, Input::Begun { epoch: row.begun, untouched: row.elected.is_none() });
         if let Some(elected) = row.leader() {
             self.elected(at.node, shard, elected, row.version, &row.members, row.learner);
         }

@@ -1,10 +1,11 @@
 //! A region's placement group: Raft as an order of commands that nodes learn of late, a leader whose driver drives, and
 //! deposed ones that go on for a while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use meridian_metadata::driver::{Config, Driver, Effect, Heartbeat, Input, Led};
+use meridian_metadata::members::{Reach, Rule, Seen, Step, Wanted, next};
 use meridian_metadata::placement::{Change, Command, Found, Join, Placement, ShardRow, reply_from_bytes};
 use meridian_types::{NodeId, Origin, RegionId, Seq, ShardId};
 
@@ -118,7 +119,7 @@ impl World {
         }
         self.after(50_000, Event::GroupTick(group));
         match self.groups[group].leader {
-            Some((id, _)) if self.reaches_majority(group, id) => {}
+            Some((id, _)) if self.reaches_majority(group, id) => self.keep_voters(group, id),
             Some(_) => {
                 self.depose(group);
             }
@@ -143,6 +144,43 @@ impl World {
                 self.drive(group, seat, Input::Wanted(wanted));
                 self.after(0, Event::SeatTick(group, seat));
             }
+        }
+    }
+
+    /// Who votes follows who is of the region, as the leader of a group sees to it.
+    fn keep_voters(&mut self, group: usize, leader: NodeId) {
+        let it = &self.groups[group];
+        let region = it.origin.region;
+        let wanted: BTreeMap<NodeId, Wanted> = it
+            .state
+            .nodes()
+            .map(|(id, row)| (id, Wanted { region, address: row.peer_address.clone() }))
+            .collect();
+        let reach = |id: NodeId| match self.nodes.get(&id) {
+            Some(node)
+                if node.is_up()
+                    && node.group == group
+                    && node.frozen_until <= self.now
+                    && self.network.is_connected(leader, id) =>
+            {
+                if node.applied > 0 {
+                    Reach::There
+                } else {
+                    Reach::Behind
+                }
+            }
+            _ => Reach::Silent,
+        };
+        let voters: BTreeSet<NodeId> = it.voters.iter().copied().collect();
+        let members = wanted.keys().chain(&voters).map(|id| (*id, reach(*id))).collect();
+        let seen = Seen { voters, members, is_joint: false };
+        let Some(Step::Vote(voters)) = next(Rule::Placement, &wanted, &seen) else { return };
+        self.met.met("placement: others vote");
+        self.trace.line(self.now, format_args!("{voters:?} vote in {}", self.groups[group].origin));
+        let leads_on = voters.contains(&leader);
+        self.groups[group].voters = voters.into_iter().collect();
+        if !leads_on {
+            self.depose(group);
         }
     }
 

@@ -7,13 +7,16 @@
 //! two logs first agreed: whoever was elected without this node's word has every committed frame, and a leader cuts nothing,
 //! so whatever this node can have lost of what counted is among that. The end is synced before it counts.
 //!
+//! Of a shard that nobody was ever elected to lead nothing can be missing: there the doubt is over when placement says so. Else a
+//! region that is founded anew on disks that were damaged once would have no leader.
+//!
 //! Where the log is sound, and only a promise may be hidden, it is not in doubt: it does nothing in any epoch, and answers no fence,
 //! until placement has said which epoch was begun last; that is promised, and written, again.
 
 use meridian_types::mutant::{self, Mutant};
 use meridian_types::{LeaderEpoch, Seq};
 
-use super::{Replica, Role};
+use super::{Home, Replica, Role};
 use crate::Effect;
 
 /// What is in doubt, and how far its mending is.
@@ -69,13 +72,23 @@ impl Replica {
     }
 
     /// Whatever was promised had been begun before: with this it is promised again, and written again.
-    pub(super) fn begun(&mut self, epoch: LeaderEpoch, out: &mut Vec<Effect>) {
+    pub(super) fn begun(&mut self, epoch: LeaderEpoch, untouched: bool, out: &mut Vec<Effect>) {
         let was_hidden = std::mem::take(&mut self.promise_hidden);
-        if let Some(doubt) = &mut self.doubt {
-            doubt.begun = true;
-        } else if !was_hidden {
+        let Some(doubt) = &mut self.doubt else {
+            if was_hidden {
+                self.promise_again(epoch, out);
+            }
             return;
+        };
+        doubt.begun = true;
+        // What another group wrote of it, a copy may have lost all the same.
+        if untouched && self.home == Home::Origin && self.end().seq == Seq::ZERO {
+            self.go_on_without(out);
         }
+        self.promise_again(epoch, out);
+    }
+
+    fn promise_again(&mut self, epoch: LeaderEpoch, out: &mut Vec<Effect>) {
         if epoch > self.promised {
             self.promise(epoch, out);
         } else {
@@ -98,7 +111,8 @@ impl Replica {
         }
     }
 
-    /// A copy that leads: what is beyond its last good frame is asked of its origin again.
+    /// What is beyond the last good frame goes, and nobody misses it: a copy that leads asks its origin for it again, and of an
+    /// untouched shard there is nothing.
     pub(super) fn go_on_without(&mut self, out: &mut Vec<Effect>) {
         if self.doubt.is_some() {
             self.doubt_in_writing(out);

@@ -350,6 +350,7 @@ impl World {
             }
             1..=9 if !led => {
                 let at = self.rng.random_range(0..NODES);
+                self.ask_for(at);
                 self.tell(at, Word::Fence(self.begun));
             }
             10..=19 if !led => {
@@ -368,14 +369,18 @@ impl World {
                 let last = self.elections.len() - 1;
                 let which = if self.rng.random_bool(0.8) { last } else { self.rng.random_range(0..=last) };
                 let at = self.rng.random_range(0..NODES);
-                if self.nodes[at].replica.awaits_begun() {
-                    // Asked of the group now.
-                    let epoch = self.begun;
-                    self.step(at, Input::Begun { epoch });
-                }
+                self.ask_for(at);
                 self.tell(at, Word::Elected(self.elections[which].clone()));
             }
             _ => {}
+        }
+    }
+
+    /// What the group has decided by now is told to whoever awaits it.
+    fn ask_for(&mut self, at: usize) {
+        if self.nodes[at].replica.awaits_begun() {
+            let (epoch, untouched) = (self.begun, self.elections.is_empty());
+            self.step(at, Input::Begun { epoch, untouched });
         }
     }
 

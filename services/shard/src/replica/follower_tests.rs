@@ -455,7 +455,7 @@ fn a_damaged_replica_follows_nobody_before_it_knows_what_was_begun() {
     nodes[2].elected(1, 1);
     talk(&mut nodes, &[1, 2, 3]);
     assert_eq!(nodes[2].replica.follows(), None, "it may have promised more");
-    nodes[2].step(Input::Begun { epoch: LeaderEpoch(2) });
+    nodes[2].step(Input::Begun { epoch: LeaderEpoch(2), untouched: false });
     assert_eq!(nodes[2].replica.promised(), LeaderEpoch(2), "and it had");
     nodes[2].elected(1, 1);
     assert_eq!(nodes[2].replica.follows(), None);
@@ -489,7 +489,8 @@ fn a_replica_whose_promise_may_be_hidden_answers_once_it_knows_what_was_begun() 
         assert_eq!(answers(&mut nodes[2], Input::Fence { epoch: LeaderEpoch(fence) }), (0, false));
         nodes[2].elected(fence, 1);
         assert!(nodes[2].replica.awaits_begun() && nodes[2].replica.follows().is_none());
-        let (promises, refused) = answers(&mut nodes[2], Input::Begun { epoch: LeaderEpoch(begun) });
+        let (promises, refused) =
+            answers(&mut nodes[2], Input::Begun { epoch: LeaderEpoch(begun), untouched: false });
         assert_eq!(refused, fence < begun, "{begun} {fence}");
         assert!(promises > 0 && !nodes[2].replica.awaits_begun());
         assert_eq!(nodes[2].replica.promised(), LeaderEpoch(begun.max(fence)));
@@ -524,7 +525,7 @@ fn what_the_volume_says_was_applied_is_applied_again_as_far_as_the_log_is_sound(
 fn a_doubt_ends_with_what_the_leader_had_when_they_first_agreed_and_once_that_is_synced() {
     let mut nodes = led(3);
     lose(&mut nodes, 2);
-    nodes[2].step(Input::Begun { epoch: LeaderEpoch(1) });
+    nodes[2].step(Input::Begun { epoch: LeaderEpoch(1), untouched: false });
     nodes[2].elected(1, 1);
     assert_eq!(nodes[2].doubts, [Some(Seq(3))]);
     assert_eq!(nodes[2].cuts, [Seq(2)], "whatever is beyond it in the volume goes");
@@ -543,7 +544,7 @@ fn what_was_reported_before_it_was_lost_counts_no_more() {
     let mut nodes = led(3);
     assert_eq!(nodes[0].replica.flushed_by(NodeId(3)), Some(Seq(4)));
     lose(&mut nodes, 2);
-    nodes[2].step(Input::Begun { epoch: LeaderEpoch(1) });
+    nodes[2].step(Input::Begun { epoch: LeaderEpoch(1), untouched: false });
     nodes[2].elected(1, 1);
     let (_, probe) = nodes[2].said.remove(0);
     nodes[0].hear(NodeId(3), probe);
@@ -554,7 +555,7 @@ fn what_was_reported_before_it_was_lost_counts_no_more() {
 fn a_doubt_that_frames_have_answered_asks_again_once_its_leader_speaks_anew() {
     let mut nodes = led(3);
     lose(&mut nodes, 2);
-    nodes[2].step(Input::Begun { epoch: LeaderEpoch(1) });
+    nodes[2].step(Input::Begun { epoch: LeaderEpoch(1), untouched: false });
     nodes[2].elected(1, 1);
     // The answer to its question is lost; frames come all the same.
     nodes[2].said.clear();

@@ -268,7 +268,7 @@ impl Replica {
         match input {
             Input::Fence { epoch } => self.fence(epoch, out),
             Input::Promised { epoch } => self.on_promised(epoch, now, out),
-            Input::Begun { epoch } => self.begun(epoch, out),
+            Input::Begun { epoch, untouched } => self.begun(epoch, untouched, out),
             Input::Sure => self.sure(),
             Input::WasApplied(seq) => self.was_applied(seq, out),
             Input::Elected(election) => self.elected(election, now, out),

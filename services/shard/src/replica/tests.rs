@@ -362,6 +362,30 @@ fn a_damaged_replica_leads_nothing() {
 }
 
 #[test]
+fn of_a_shard_that_nobody_ever_led_nothing_is_missing() {
+    for (home, held, untouched, leads) in
+        [(Home::Origin, 0, true, true), (Home::Origin, 0, false, false), (Home::Origin, 1, true, false)]
+    {
+        let mut rig = Rig::new(home);
+        if held > 0 {
+            let mut old = Rig::leading(Home::Origin, &[1]);
+            old.flush();
+            rig.replica.replay(&old.frames[0]).unwrap();
+        }
+        rig.replica.set_unsure(Seq(held + 1));
+        let out = rig.step(Input::Begun { epoch: LeaderEpoch(1), untouched });
+        let ends = |effect: &Effect| matches!(effect, Effect::Doubt { from: None });
+        assert_eq!(out.iter().any(ends), leads, "the volume is told, for it is damaged still");
+        rig.lead(2, &[1]);
+        assert_eq!(rig.replica.leads().is_some(), leads, "{home:?} {held} {untouched}");
+    }
+    let mut copy = Rig::new(Home::Copy);
+    copy.replica.set_unsure(Seq(1));
+    copy.step(Input::Begun { epoch: LeaderEpoch(1), untouched: true });
+    assert_eq!(copy.replica.unsure_from(), Some(Seq(1)), "another group may have had it written");
+}
+
+#[test]
 fn time_goes_forward_over_a_leader_change_with_an_earlier_clock() {
     let mut old = Rig::leading(Home::Origin, &[1]);
     old.flush();

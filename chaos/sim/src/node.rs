@@ -9,7 +9,9 @@ use meridian_metadata::placement::Placement;
 use meridian_mirror::{DurableBoard, Feed, LegId, Legs};
 use meridian_shard::{Home, LogPoint, Opening, ReadError, Reader, Recovery, Replica, Totals, frame_effects};
 use meridian_storage::index::{Index, MemoryKeyValue};
-use meridian_storage::{Disk, Entry, Frame, Identity, Recovered, SimDisk, Volume, VolumeConfig, VolumeError};
+use meridian_storage::{
+    Disk, Entry, Frame, Identity, Recovered, Restart, SimDisk, Volume, VolumeConfig, VolumeError,
+};
 use meridian_types::{
     Boot, ClusterUuid, DiskUuid, Hlc, LeaderEpoch, NodeId, Offset, Origin, Partition, Seq, ShardId, StreamId,
     Timestamp,
@@ -144,8 +146,10 @@ impl Node {
         let index = Arc::new(Index::open(self.kv.clone()).map_err(|e| e.to_string())?);
         let applied = |shard| index.applied(shard).ok().flatten().map_or(Seq::ZERO, |mark| mark.seq);
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
-        let (volume, recovered) =
-            Volume::open(disk, config, &applied).map_err(|e: VolumeError| e.to_string())?;
+        // What is damaged in files that are passed comes out when it is read, and here not everything is.
+        let restart = Restart::of(&index).map_err(|e| e.to_string())?.filter(|_| !self.flipped);
+        let (volume, recovered) = Volume::open_at(disk, config, restart.as_ref(), &applied)
+            .map_err(|e: VolumeError| e.to_string())?;
         self.proven = volume.next_round() - 1;
         let reader = Reader::new(index.clone(), volume.reader());
         let mut process = Process {

@@ -20,8 +20,8 @@ use meridian_region::{Agent, Region, RegionConfig, RegionServer, keep_nodes, kee
 use meridian_shard::{ByGroup, HostConfig, OpenError, ShardHost};
 use meridian_storage::index::{Index, IndexError, KvError, RocksConfig, RocksKeyValue};
 use meridian_storage::{
-    Identity as DiskIdentity, IdentityError, Recovered, Volume, VolumeConfig, VolumeError, VolumeReader,
-    VolumeWriter, WriterConfig, WriterHandle,
+    Identity as DiskIdentity, IdentityError, Recovered, Restart, Volume, VolumeConfig, VolumeError,
+    VolumeReader, VolumeWriter, WriterConfig, WriterHandle,
 };
 use meridian_types::{Boot, Clock, Incarnation, Origin, RegionName, Seq, ShardId, SystemClock};
 use meridian_wire::HTTP_FRAME;
@@ -748,12 +748,19 @@ fn open_volume(
     let applied: std::collections::BTreeMap<ShardId, Seq> =
         index.shards()?.into_iter().map(|(shard, mark)| (shard, mark.seq)).collect();
     let from = |shard: ShardId| applied.get(&shard).copied().unwrap_or(Seq::ZERO);
-    Ok(Volume::open(folder.disk.clone(), volume_config, &from)?)
+    let restart = Restart::of(index)?;
+    Ok(Volume::open_at(folder.disk.clone(), volume_config, restart.as_ref(), &from)?)
 }
 
 fn log_recovery(recovered: &Recovered) {
     let replayed: usize = recovered.shards.values().map(|shard| shard.frames.len()).sum();
-    tracing::info!(rounds = recovered.rounds, shards = recovered.shards.len(), replayed, "recovered");
+    tracing::info!(
+        files_passed = recovered.files_passed,
+        rounds = recovered.rounds,
+        shards = recovered.shards.len(),
+        replayed,
+        "recovered"
+    );
     for damage in &recovered.damage {
         tracing::error!(?damage, "the volume is damaged here: what it held is quarantined");
     }

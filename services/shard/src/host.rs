@@ -291,8 +291,10 @@ impl ShardHost {
 
     /// Flushes the index and waits for it.
     pub async fn flush_index(&self) {
-        let index = self.parts.index.clone();
-        match tokio::task::spawn_blocking(move || index.flush()).await {
+        let (index, restarts) = (self.parts.index.clone(), self.parts.writer.restarts().clone());
+        let is_damaged = !self.parts.reader.quarantine().first_of_each().is_empty();
+        let flush = move || restarts.keep_in(&index, is_damaged).and_then(|()| index.flush());
+        match tokio::task::spawn_blocking(flush).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => (self.parts.fatal)(format!("the index cannot be flushed: {error}")),
             Err(error) => tracing::warn!(%error, "the index flush did not run to its end"),

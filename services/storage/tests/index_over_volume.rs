@@ -10,14 +10,15 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use meridian_storage::index::{FrameEffects, Index, MemoryKeyValue};
+use meridian_storage::index::{CursorKind, FrameEffects, Index, MemoryKeyValue};
+use meridian_storage::volume::file_name;
 use meridian_storage::{
-    Chain, Entry, Frame, FrameHeader, FrameKind, Identity, Place, PowerLoss, ReadError, SimDisk, Volume,
-    VolumeConfig, WriteError,
+    Chain, Disk, Entry, Frame, FrameHeader, FrameKind, Identity, Place, PowerLoss, Promise, ReadError,
+    Restart, Restarts, SimDisk, Volume, VolumeConfig, WriteError,
 };
 use meridian_types::{
-    ClusterUuid, DiskUuid, Hlc, LogEpoch, NodeId, Offset, Origin, Partition, RegionId, Seq, ShardId, ShardNo,
-    StreamId, TenantId, Timestamp,
+    Boot, ClusterUuid, DiskUuid, Hlc, LeaderEpoch, LogEpoch, NodeId, Offset, Origin, Partition, RegionId,
+    Seq, ShardId, ShardNo, StreamId, TenantId, Timestamp,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -40,6 +41,8 @@ struct World {
     /// Synced, and not cut.
     logs: BTreeMap<ShardId, Log>,
     found: Found,
+    /// Of the process that runs.
+    restarts: Restarts,
 }
 
 /// What the seeds have met, so that the test knows that it tested.
@@ -49,6 +52,8 @@ struct Found {
     replayed: u64,
     read: u64,
     cut: u64,
+    passed: u64,
+    whole: u64,
 }
 
 #[test]
@@ -65,6 +70,7 @@ fn the_index_never_points_past_its_volume() {
         found = world.found;
     }
     assert!(found.behind > SEEDS && found.replayed > SEEDS && found.read > SEEDS && found.cut > SEEDS / 10);
+    assert!(found.passed > SEEDS / 4 && found.whole > SEEDS, "{} and {}", found.passed, found.whole);
 }
 
 /// Whatever an index claims: a place of another frame, or of none, is not served.
@@ -95,6 +101,52 @@ fn a_place_of_another_frame_is_refused() {
     }
 }
 
+/// Where a restart does not hold, everything is read, and what is wrong is found.
+#[test]
+fn a_restart_that_does_not_hold_is_not_begun_at() {
+    type Spoil = fn(&World) -> bool;
+    let spoils: [(&str, Spoil); 6] = [
+        ("nothing", |_| true),
+        ("a file is lost", |world| world.disk.lose_file(&file_name(1))),
+        ("a header is damaged", |world| world.disk.flip(&file_name(1), 9, 1)),
+        ("the file to begin at has another header", |world| {
+            let mut names: Vec<String> = world.disk.list().expect("a folder");
+            names.retain(|name| name.ends_with(".rounds"));
+            names.iter().skip(1).all(|name| world.disk.flip(name, 9, 1))
+        }),
+        ("the index holds another thing", |world| {
+            world.index.put_cursor(CursorKind::Restart, &[], &[7; 90]).is_ok()
+        }),
+        ("a read has found damage", |world| world.restarts.keep_in(&world.index, true).is_ok()),
+    ];
+    for (what, spoil) in spoils {
+        let mut world = World::new(3, Found::default());
+        let mut volume = world.recover();
+        while Restart::of(&world.index).expect("an index").is_none() {
+            world.append(&mut volume).expect("a disk that works");
+            shards().for_each(|shard| world.apply(shard));
+            world.restarts.keep_in(&world.index, false).expect("a restart");
+        }
+        drop(volume);
+        assert!(spoil(&world), "{what}");
+        let restart = Restart::of(&world.index).expect("an index");
+        let open = |restart: Option<&Restart>| {
+            let applied = |shard| world.applied(shard);
+            Volume::open_at(Arc::new(world.disk.clone()), CONFIG, restart, &applied).expect(what).1
+        };
+        let (short, whole) = (open(restart.as_ref()), open(None));
+        assert_eq!((&short.shards, &short.promises), (&whole.shards, &whole.promises), "{what}");
+        assert_eq!(short.files_passed > 0, what == "nothing", "{what}");
+        let is_damaged = ["a file is lost", "a header is damaged", "the file to begin at has another header"];
+        assert_eq!(!short.damage.is_empty(), is_damaged.contains(&what), "{what}: {:?}", short.damage);
+
+        // An index that knows less than the restart says.
+        let none = |_: ShardId| Seq::ZERO;
+        let all = Volume::open_at(Arc::new(world.disk.clone()), CONFIG, restart.as_ref(), &none);
+        assert_eq!(all.expect(what).1.files_passed, 0, "{what}");
+    }
+}
+
 impl World {
     fn new(seed: u64, found: Found) -> Self {
         let disk = SimDisk::new(seed);
@@ -102,7 +154,16 @@ impl World {
         Identity::format_as(&disk, cluster, NodeId(1), uuid, [7; 16]).expect("a formatted folder");
         let kv = Arc::new(MemoryKeyValue::new());
         let index = Index::open(kv.clone()).expect("a new index");
-        Self { seed, rng: StdRng::seed_from_u64(seed), disk, kv, index, logs: BTreeMap::new(), found }
+        Self {
+            seed,
+            rng: StdRng::seed_from_u64(seed),
+            disk,
+            kv,
+            index,
+            logs: BTreeMap::new(),
+            found,
+            restarts: Restarts::default(),
+        }
     }
 
     fn applied(&self, shard: ShardId) -> Seq {
@@ -121,6 +182,7 @@ impl World {
                 }
             }
             if self.rng.random_bool(0.2) {
+                self.restarts.keep_in(&self.index, false).expect("a restart");
                 self.index.flush().expect("a flush");
             }
             if self.append(&mut volume).is_err() {
@@ -144,6 +206,11 @@ impl World {
                 headers.push(None);
                 log.retain(|seq, _| *seq < from);
                 self.found.cut += 1;
+            }
+            if self.rng.random_bool(0.1) {
+                let (epoch, boot) = (LeaderEpoch(self.rng.random()), Boot(self.rng.random()));
+                entries.push(Entry::Promise(Promise { shard, epoch, boot }));
+                headers.push(None);
             }
             for _ in 0..self.rng.random_range(0..4) {
                 let last = log.values().next_back().map(|(header, _)| *header);
@@ -186,8 +253,23 @@ impl World {
     /// Opens the volume, holds the index against it, and replays what lies above the marks.
     fn recover(&mut self) -> Volume {
         let applied = |shard| self.index.applied(shard).expect("a mark").map_or(Seq::ZERO, |mark| mark.seq);
-        let (volume, recovered) =
-            Volume::open(Arc::new(self.disk.clone()), CONFIG, &applied).expect("a volume after a power cut");
+        let disk = || Arc::new(self.disk.clone());
+        let restart = Restart::of(&self.index).expect("an index");
+        let (_, whole) = Volume::open(disk(), CONFIG, &applied).expect("a volume after a power cut");
+        // What is read from a restart on comes to what all of it comes to.
+        let (at_restart, short) =
+            Volume::open_at(disk(), CONFIG, restart.as_ref(), &applied).expect("the same volume");
+        assert_eq!(short.shards, whole.shards, "seed {}, {restart:?}", self.seed);
+        assert_eq!(short.promises, whole.promises, "seed {}, {restart:?}", self.seed);
+        self.found.passed += u64::from(short.files_passed > 0);
+        self.found.whole += u64::from(short.files_passed == 0);
+        let (volume, recovered) = if self.rng.random_bool(0.8) {
+            (at_restart, short)
+        } else {
+            drop(at_restart);
+            Volume::open(disk(), CONFIG, &applied).expect("the same volume")
+        };
+        self.restarts = volume.restarts();
         let reader = volume.reader();
         let seed = self.seed;
         assert!(recovered.damage.is_empty(), "seed {seed}: {:?}", recovered.damage);

@@ -154,6 +154,7 @@ impl World {
             verdict = verdict.and(Err(format!("node {id} finds damage: {:?}", started.recovered.damage)));
         }
         self.met.add("disk: frame replayed", started.replayed);
+        self.met.add("disk: file passed at a start", started.recovered.files_passed as u64);
         for damage in &started.recovered.damage {
             self.trace.line(self.now, format_args!("{id} finds {damage:?}"));
             self.met.met(names::damage(damage));

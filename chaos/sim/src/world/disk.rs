@@ -141,7 +141,9 @@ impl World {
     pub(super) fn flush_index(&mut self, at: At) {
         let idle = self.chance(30);
         let Some(process) = self.process(at) else { return };
-        if let Err(error) = process.index.flush() {
+        let is_damaged = !process.reader.quarantine().first_of_each().is_empty();
+        let kept = process.volume.restarts().keep_in(&process.index, is_damaged);
+        if let Err(error) = kept.and_then(|()| process.index.flush()) {
             return self.judge(Law::OwnChecks, Err(error.to_string()));
         }
         if idle && process.queue.is_idle() && process.volume.write_idle_round().is_err() {

@@ -63,6 +63,8 @@ pub enum CursorKind {
     Mirror = 1,
     /// A consumer group's.
     Group = 2,
+    /// The volume's: where its recovery begins ([`Restart`](crate::volume::Restart)).
+    Restart = 3,
 }
 
 impl Index {

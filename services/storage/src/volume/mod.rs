@@ -9,9 +9,10 @@ mod file;
 mod reader;
 mod recovery;
 mod replay;
+mod restart;
 mod stock;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,13 +24,14 @@ pub use file::{FileHeader, FileHeaderError, file_name, file_number};
 pub use reader::{InOrder, VolumeReader};
 pub use recovery::{Damage, DamageKind, Recovered, TornTail};
 pub use replay::RecoveredShard;
+pub use restart::{Restart, Restarts};
 pub(crate) use stock::Stock;
 
 use crate::aligned::BLOCK;
 use crate::disk::Disk;
 use crate::identity::Identity;
 use crate::place::Place;
-use crate::record::Entry;
+use crate::record::{Entry, Promise};
 use crate::round::RoundBuilder;
 use reader::{Files, OpenFile};
 use recovery::{Position, Recovery, longest_round, padded_round};
@@ -83,6 +85,14 @@ pub(crate) enum Staged {
     Full,
 }
 
+/// The end of a shard's log.
+#[derive(Clone, Copy, Debug)]
+struct Tail {
+    seq: Seq,
+    /// Where that frame lies; none: a log that was cut does not tell.
+    place: Option<Place>,
+}
+
 /// The single writer of a node's volume.
 pub struct Volume {
     disk: Arc<dyn Disk>,
@@ -96,11 +106,18 @@ pub struct Volume {
     next_generation: u64,
     next_round: u64,
     last_is_empty: bool,
-    /// The last seq of each shard that has frames here.
-    tails: HashMap<ShardId, Seq>,
+    /// The last frame of each shard that has frames here.
+    tails: HashMap<ShardId, Tail>,
+    promises: BTreeMap<ShardId, Promise>,
+    first_file: u64,
+    /// Nothing is damaged, in doubt, or stored again.
+    is_plain: bool,
+    restarts: Restarts,
     round: RoundBuilder,
     staged: Vec<Option<(u64, u32)>>,
-    staged_tails: HashMap<ShardId, Seq>,
+    /// Where a frame is known by where it begins in the round.
+    staged_tails: HashMap<ShardId, Tail>,
+    staged_promises: Vec<Promise>,
     /// Set by the first failure, for good.
     poison: Option<(io::ErrorKind, String)>,
 }
@@ -125,6 +142,20 @@ impl Volume {
         config: VolumeConfig,
         applied_from: &dyn Fn(ShardId) -> Seq,
     ) -> Result<(Self, Recovered), VolumeError> {
+        Self::open_at(disk, config, None, applied_from)
+    }
+
+    /// As [`Volume::open`], but reads no more than what comes after a restart, if that is of this volume and all before it is
+    /// applied. Else it reads everything.
+    ///
+    /// # Errors
+    /// As [`Volume::open`].
+    pub fn open_at(
+        disk: Arc<dyn Disk>,
+        config: VolumeConfig,
+        restart: Option<&Restart>,
+        applied_from: &dyn Fn(ShardId) -> Seq,
+    ) -> Result<(Self, Recovered), VolumeError> {
         config.check()?;
         let folder =
             |action| move |source| VolumeError::Io { action, name: "the data folder".into(), source };
@@ -138,7 +169,7 @@ impl Volume {
         }
         // Names are like bytes: what is relied on below must be durable first.
         disk.sync_dir().map_err(folder("sync"))?;
-        let outcome = Recovery::run(&*disk, &identity.secret, &numbers, applied_from)?;
+        let outcome = Recovery::run(&*disk, &identity.secret, &numbers, restart, applied_from)?;
 
         let stock = Stock::open(Arc::clone(&disk), config.file_bytes, config.reserve_bytes, config.stock)
             .map_err(folder("tidy"))?;
@@ -146,9 +177,13 @@ impl Volume {
         let tail = |(id, found): (&ShardId, &RecoveredShard)| {
             let last = found.last.map_or(Seq::ZERO, |header| header.seq);
             let listed = found.frames.last().map_or(Seq::ZERO, |(seq, _)| *seq);
-            (*id, last.max(listed).max(applied_from(*id)))
+            let seq = last.max(listed).max(applied_from(*id));
+            (*id, Tail { seq, place: found.last_place.filter(|_| last == seq) })
         };
-        let tails = outcome.recovered.shards.iter().map(tail).collect();
+        let recovered = &outcome.recovered;
+        let tails = recovered.shards.iter().map(tail).collect();
+        let is_plain = recovered.damage.is_empty()
+            && recovered.shards.values().all(|shard| shard.doubt.is_none() && shard.moved.is_empty());
         let mut volume = Self {
             disk,
             config,
@@ -161,9 +196,14 @@ impl Volume {
             next_round: outcome.next_round,
             last_is_empty: outcome.last_is_empty,
             tails,
+            promises: recovered.promises.clone(),
+            first_file: numbers.first().copied().unwrap_or(1),
+            is_plain,
+            restarts: Restarts::default(),
             round: RoundBuilder::new(config.max_round_bytes),
             staged: Vec::new(),
             staged_tails: HashMap::new(),
+            staged_promises: Vec::new(),
             poison: None,
         };
         volume.begin(made)?;
@@ -208,6 +248,11 @@ impl Volume {
     /// A reader of the volume, for any thread.
     pub fn reader(&self) -> VolumeReader {
         VolumeReader::new(Arc::clone(&self.files))
+    }
+
+    /// What recovery may begin at, as the volume grows.
+    pub fn restarts(&self) -> Restarts {
+        self.restarts.clone()
     }
 
     /// The number that the next round gets. Those below are synced.
@@ -281,7 +326,7 @@ impl Volume {
             return Ok(Staged::Full);
         }
         let shard = entry.shard();
-        let tail = self.staged_tails.get(&shard).or_else(|| self.tails.get(&shard)).copied();
+        let tail = self.staged_tails.get(&shard).or_else(|| self.tails.get(&shard)).map(|tail| tail.seq);
         match entry {
             Entry::Frame(frame) => {
                 let found = frame.header.seq;
@@ -291,22 +336,28 @@ impl Volume {
                 {
                     return Err(WriteError::OutOfOrder { shard, last, found });
                 }
-                self.staged_tails.insert(shard, found);
                 let at = self.round.push(entry);
+                let place = Some(Place { file: 0, at, len: len as u32 });
+                self.staged_tails.insert(shard, Tail { seq: found, place });
                 self.staged.push(Some((at, len as u32)));
             }
             Entry::Cut { from, .. } => {
                 if tail.is_some_and(|last| *from <= last) {
-                    self.staged_tails.insert(shard, from.prev());
+                    self.staged_tails.insert(shard, Tail { seq: from.prev(), place: None });
                 }
                 self.round.push(entry);
                 self.staged.push(None);
             }
             Entry::Moved(frame) => {
+                self.is_plain = false;
                 let at = self.round.push(entry);
                 self.staged.push(Some((at, frame.encoded_len() as u32)));
             }
             Entry::Promise(_) | Entry::Doubt { .. } | Entry::Applied { .. } => {
+                if let Entry::Promise(promise) = entry {
+                    self.staged_promises.push(*promise);
+                }
+                self.is_plain &= !matches!(entry, Entry::Doubt { .. });
                 self.round.push(entry);
                 self.staged.push(None);
             }
@@ -347,7 +398,10 @@ impl Volume {
         places.extend(
             self.staged.iter().map(|staged| staged.map(|(at, len)| Place { file, at: start + at, len })),
         );
-        self.tails.extend(self.staged_tails.drain());
+        let placed = |place: Place| Place { file, at: start + place.at, ..place };
+        let tails = self.staged_tails.drain();
+        self.tails.extend(tails.map(|(shard, tail)| (shard, Tail { place: tail.place.map(placed), ..tail })));
+        self.promises.extend(self.staged_promises.drain(..).map(|promise| (promise.shard, promise)));
         self.discard();
         Ok(())
     }
@@ -357,6 +411,7 @@ impl Volume {
         self.round.clear();
         self.staged.clear();
         self.staged_tails.clear();
+        self.staged_promises.clear();
     }
 
     fn too_large(&self, body: u64) -> WriteError {
@@ -436,9 +491,27 @@ impl Volume {
         self.files.write().insert(number, Arc::new(open));
         self.next_file += 1;
         self.next_generation += 1;
+        if let Some(restart) = self.restart_at(&header) {
+            self.restarts.made(restart);
+        }
         self.current =
             Some(Position { number, generation: header.generation, file, at, len: self.config.file_bytes });
         Ok(())
+    }
+
+    /// What recovery may begin with in a new file, if everything before it is as the frames and promises here tell.
+    fn restart_at(&self, header: &FileHeader) -> Option<Restart> {
+        let placed = |(shard, tail): (&ShardId, &Tail)| Some((*shard, (tail.seq, tail.place?)));
+        let tails = self.tails.iter().map(placed).collect::<Option<BTreeMap<_, _>>>();
+        let tails = tails.filter(|_| self.is_plain)?;
+        Some(Restart {
+            first_file: self.first_file,
+            file: header.number,
+            generation: header.generation,
+            first_round: header.first_round,
+            tails,
+            promises: self.promises.clone(),
+        })
     }
 
     fn check_poison(&self) -> Result<(), WriteError> {

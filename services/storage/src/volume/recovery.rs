@@ -20,6 +20,7 @@ use super::error::VolumeError;
 use super::file::{FileHeader, FileHeaderError, file_name};
 use super::reader::{Files, OpenFile};
 use super::replay::{RecoveredShard, Replay};
+use super::restart::Restart;
 use crate::aligned::{AlignedBuf, BLOCK, to_blocks};
 use crate::disk::{Disk, DiskFile};
 use crate::frame::{FRAME_HEADER_BYTES, FrameError, FrameHeader};
@@ -41,6 +42,8 @@ pub struct Recovered {
     pub hidden: bool,
     /// How many whole rounds were read.
     pub rounds: u64,
+    /// How many files were not read, for the index has all that is in them.
+    pub files_passed: usize,
     /// The round that was cut off by the end of the last process, if any: it was never acknowledged.
     pub torn: Option<TornTail>,
 }
@@ -131,14 +134,15 @@ pub(super) struct Recovery<'a> {
 }
 
 impl<'a> Recovery<'a> {
-    /// Reads the files `numbers` (rising) of a volume.
+    /// Reads the files `numbers` (rising) of a volume; from `restart` on where that holds.
     pub fn run(
         disk: &'a dyn Disk,
         secret: &'a Secret,
         numbers: &[u64],
+        restart: Option<&Restart>,
         applied_from: &'a dyn Fn(ShardId) -> Seq,
     ) -> Result<Outcome, VolumeError> {
-        let mut this = Self {
+        let new = || Self {
             disk,
             secret,
             files: BTreeMap::new(),
@@ -149,9 +153,14 @@ impl<'a> Recovery<'a> {
             last_is_empty: false,
             max_generation: 0,
         };
+        let mut this = new();
+        let restart = restart.filter(|restart| restart.is_covered(applied_from));
+        if restart.is_some_and(|restart| this.pass(restart, numbers).is_none()) {
+            this = new();
+        }
         let mut position = None;
         let mut buf = AlignedBuf::with_capacity(0);
-        for number in numbers {
+        for number in &numbers[this.recovered.files_passed..] {
             position = this.file(*number, &mut buf)?;
         }
         if let Some(position) = &mut position {
@@ -160,6 +169,48 @@ impl<'a> Recovery<'a> {
             position.file = opened.map_err(|source| VolumeError::Io { action: "open", name, source })?;
         }
         Ok(this.finish(position))
+    }
+
+    /// Takes the files before a restart as read, if they are there and it is of this volume. None: something is not as it says.
+    fn pass(&mut self, restart: &Restart, numbers: &[u64]) -> Option<()> {
+        let first = numbers.first().filter(|first| **first == restart.first_file)?;
+        let count = usize::try_from(restart.file.checked_sub(*first)?).ok()?;
+        if !(restart.first_file..=restart.file).eq(numbers.get(..=count)?.iter().copied()) {
+            return None;
+        }
+        for number in &numbers[..count] {
+            let (file, header) = self.open_with_header(*number)?;
+            self.max_generation = self.max_generation.max(header.generation);
+            let open = OpenFile { file, end: AtomicU64::new(header.len - header.len % BLOCK as u64) };
+            self.files.insert(*number, Arc::new(open));
+        }
+        let (_, header) = self.open_with_header(restart.file)?;
+        if (header.generation, header.first_round) != (restart.generation, restart.first_round) {
+            return None;
+        }
+        for (shard, (seq, place)) in &restart.tails {
+            let header = read_header(&self.files, *place)?;
+            if (header.shard_id(), header.seq) != (*shard, *seq) {
+                return None;
+            }
+            self.replay.begin_after(header, *place);
+        }
+        for promise in restart.promises.values() {
+            self.replay.record(Record::Promise(*promise), &|_| None);
+        }
+        self.expected = restart.first_round;
+        self.recovered.files_passed = count;
+        Some(())
+    }
+
+    /// A file that has its length and its header.
+    fn open_with_header(&self, number: u64) -> Option<(Arc<dyn DiskFile>, FileHeader)> {
+        let file = self.disk.open(&file_name(number)).ok()?;
+        let mut block = AlignedBuf::with_capacity(0);
+        block.set_len(BLOCK);
+        file.read_at_uncached(block.bytes_mut(), 0).ok()?;
+        let header = FileHeader::decode(block.bytes(), self.secret).ok()?;
+        (header.number == number && file.len().ok()? == header.len).then_some((file, header))
     }
 
     /// Reads a file; where the next round would go if it is the last one.

@@ -19,6 +19,8 @@ use crate::seq_ranges::SeqRanges;
 pub struct RecoveredShard {
     /// The header of the last frame. Its payload may be among what is missing.
     pub last: Option<FrameHeader>,
+    /// Where that frame lies.
+    pub last_place: Option<Place>,
     /// How far the log went when the last entry was written that tells: its last frame, or what it was cut back to.
     pub end: Seq,
     /// The frames after the mark that recovery was given, in order; those missing are left out.
@@ -86,6 +88,13 @@ impl<'a> Replay<'a> {
             promised_at: BTreeMap::new(),
             hidden: 0,
         }
+    }
+
+    /// What came before is known: this is how a shard's log ended.
+    pub fn begin_after(&mut self, header: FrameHeader, place: Place) {
+        let shard = self.shard(header.shard_id());
+        shard.known = vec![Known { seq: header.seq, place, good: true }];
+        (shard.last, shard.end) = (Some(header), header.seq);
     }
 
     /// Entries of unknown shards and kinds are lost at this point of the order.
@@ -264,6 +273,7 @@ impl Shard {
         frames.extend(again);
         RecoveredShard {
             last: self.last,
+            last_place: self.last.and(self.known.last()).map(|known| known.place),
             end: self.end,
             applied: self.marked.max(self.applied),
             frames: frames.into_iter().collect(),

@@ -23,7 +23,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::place::Place;
 use crate::record::Entry;
-use crate::volume::{Stock, Volume, WriteError};
+use crate::volume::{Restarts, Stock, Volume, WriteError};
 use hands::Hands;
 use rounds::Rounds;
 
@@ -98,6 +98,7 @@ struct Shared {
     rounds: AtomicU64,
     blocked: AtomicBool,
     stock: Arc<Stock>,
+    restarts: Restarts,
 }
 
 #[derive(Default)]
@@ -137,6 +138,7 @@ impl VolumeWriter {
     ) -> io::Result<(WriterHandle, JoinHandle<()>)> {
         let shared = Arc::new(Shared {
             stock: volume.stock(),
+            restarts: volume.restarts(),
             writing: Mutex::new(Some(Rounds::of(volume))),
             queue: Mutex::default(),
             wake: Condvar::new(),
@@ -167,6 +169,11 @@ impl VolumeWriter {
 }
 
 impl WriterHandle {
+    /// What recovery may begin at, as the volume grows.
+    pub fn restarts(&self) -> &Restarts {
+        &self.shared.restarts
+    }
+
     /// Queues a submission. Never blocks: whoever submits bounds itself by [`WriterHandle::queued_bytes`].
     pub fn submit(&self, submission: Submission) {
         let bytes = submission.entries.iter().map(|entry| entry.encoded_len() as u64).sum();

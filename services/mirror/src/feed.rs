@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use meridian_shard::Totals;
-use meridian_storage::{Chain, Frame};
+use meridian_storage::{Chain, FRAME_HEADER_BYTES, FRAME_PAYLOAD_BYTES_MAX, Frame};
 use meridian_types::mutant::{self, Mutant};
 use meridian_types::{Hlc, Seq, ShardId};
 
@@ -14,6 +14,10 @@ use crate::link::RefusedReason;
 
 /// Bytes read and pushed at a time.
 const CHUNK_BYTES: u64 = 1024 * 1024;
+/// The largest frame.
+const LARGEST_BYTES: u64 = (FRAME_HEADER_BYTES + FRAME_PAYLOAD_BYTES_MAX) as u64;
+/// How many reads may be under way, each of another shard: while one waits for the disk, another is copied and checked.
+const READS_MAX: usize = 2;
 /// A shard with fewer frames to go counts as live.
 const LIVE_WITHIN: u64 = 256;
 /// Under load a live shard always has something: after so many reads of live ones, one that catches up has its turn.
@@ -150,23 +154,48 @@ impl Wanted {
 }
 
 /// The source's end of one link. See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Feed {
+    chunk: u64,
+    largest: u64,
     wanted: BTreeMap<ShardId, Wanted>,
     /// Below zero after a frame larger than what was left: the copy gives back all of it, so all of it is owed, or
     /// each such frame would raise for good what may be on its way.
     credit: i64,
     turn: u64,
-    /// One read at a time: frames leave in order, and memory is bounded.
-    reading: bool,
-    /// Credit that the copy wants back. It is answered between reads, each of which counts on what there was as it began.
+    /// What is being read, by turn, and how many bytes of it were asked for. One read at a time of each shard, so that its
+    /// frames leave in order.
+    reads: BTreeMap<u64, u64>,
+    /// Credit that the copy wants back. It is answered between reads, each of which counts on what there was as it began; none
+    /// begins before.
     asked_back: Option<u64>,
     /// The shard read last, of those catching up and of those live.
     last_read: [Option<ShardId>; 2],
     live_in_a_row: u32,
 }
 
+impl Default for Feed {
+    fn default() -> Self {
+        Self::of(CHUNK_BYTES, LARGEST_BYTES)
+    }
+}
+
 impl Feed {
+    /// A feed that reads up to `chunk` bytes at a time of frames that have up to `largest`.
+    pub fn of(chunk: u64, largest: u64) -> Self {
+        Self {
+            chunk,
+            largest,
+            wanted: BTreeMap::new(),
+            credit: 0,
+            turn: 0,
+            reads: BTreeMap::new(),
+            asked_back: None,
+            last_read: [None; 2],
+            live_in_a_row: 0,
+        }
+    }
+
     /// What the copy reads here, for the shell to see whether each is still replicated here: [`FeedInput::Left`].
     pub fn wanted(&self) -> impl Iterator<Item = ShardId> {
         self.wanted.keys().copied()
@@ -205,7 +234,7 @@ impl Feed {
             }
             FeedInput::LookedUp { shard, turn, chain } => self.looked_up(shard, turn, chain, out),
             FeedInput::Read { shard, turn, frames } => {
-                self.reading = false;
+                self.reads.remove(&turn);
                 self.read(shard, turn, frames, out);
                 self.give_back(out);
             }
@@ -224,7 +253,7 @@ impl Feed {
     }
 
     fn give_back(&mut self, out: &mut Vec<FeedEffect>) {
-        if self.reading {
+        if !self.reads.is_empty() {
             return;
         }
         if let Some(bytes) = self.asked_back.take() {
@@ -347,7 +376,11 @@ impl Feed {
     /// The next shard that has something to read, in turn: of those that are live, or of those that are not.
     fn next_in_turn(&self, live: bool) -> Option<ShardId> {
         let last = self.last_read[usize::from(live)];
-        let ready = |wanted: &Wanted| wanted.chain_before.is_none() && wanted.next <= wanted.end();
+        let ready = |wanted: &Wanted| {
+            wanted.chain_before.is_none()
+                && wanted.next <= wanted.end()
+                && !self.reads.contains_key(&wanted.turn)
+        };
         let is_live = |wanted: &Wanted| wanted.mark.seq.0 - wanted.next.0 < LIVE_WITHIN;
         let after = self.wanted.iter().filter(|(shard, _)| Some(**shard) > last);
         let before = self.wanted.iter().filter(|(shard, _)| Some(**shard) <= last);
@@ -355,22 +388,29 @@ impl Feed {
         in_turn.next().map(|(shard, _)| *shard)
     }
 
-    /// Starts the next read: live shards first, but never they alone.
-    fn read_next(&mut self, out: &mut Vec<FeedEffect>) {
-        let Ok(credit @ 1..) = u64::try_from(self.credit) else { return };
-        if self.reading {
-            return;
+    /// How much one more read may bring. There is credit left for it whatever those under way bring, so that together they overdraw
+    /// no more than one read does: by its last frame.
+    fn room(&self) -> Option<u64> {
+        if self.reads.len() >= READS_MAX || self.asked_back.is_some() {
+            return None;
         }
-        let live_first = self.live_in_a_row < LIVE_IN_A_ROW;
-        let chosen = [live_first, !live_first]
-            .into_iter()
-            .find_map(|live| self.next_in_turn(live).map(|shard| (live, shard)));
-        if let Some((live, shard)) = chosen
-            && let Some(wanted) = self.wanted.get(&shard)
-        {
+        let under_way =
+            self.reads.values().fold(0u64, |sum, asked| sum.saturating_add(*asked.max(&self.largest)));
+        let left = u64::try_from(self.credit).ok()?.checked_sub(under_way)?;
+        (left > 0).then_some(left.min(self.chunk))
+    }
+
+    /// Starts the next reads: live shards first, but never they alone.
+    fn read_next(&mut self, out: &mut Vec<FeedEffect>) {
+        while let Some(max_bytes) = self.room() {
+            let live_first = self.live_in_a_row < LIVE_IN_A_ROW;
+            let chosen = [live_first, !live_first]
+                .into_iter()
+                .find_map(|live| self.next_in_turn(live).map(|shard| (live, shard)));
+            let Some((live, shard)) = chosen else { return };
+            let Some(wanted) = self.wanted.get(&shard) else { return };
             let (turn, from) = (wanted.turn, wanted.next);
-            let max_bytes = CHUNK_BYTES.min(credit);
-            self.reading = true;
+            self.reads.insert(turn, max_bytes);
             self.last_read[usize::from(live)] = Some(shard);
             self.live_in_a_row = if live { self.live_in_a_row.saturating_add(1) } else { 0 };
             out.push(FeedEffect::Read { shard, turn, from, max_bytes });

@@ -4,7 +4,6 @@ use super::*;
 use crate::tests_support::{chain_at, log, mark, shard};
 
 /// A feed over logs in memory, which answers what it asks.
-#[derive(Default)]
 struct Rig {
     feed: Feed,
     logs: BTreeMap<ShardId, Vec<Frame>>,
@@ -15,7 +14,12 @@ struct Rig {
 
 impl Rig {
     fn with(logs: impl IntoIterator<Item = (ShardId, Vec<Frame>)>) -> Self {
-        Self { logs: logs.into_iter().collect(), ..Self::default() }
+        // Frames may be so large that there is never room for a second read.
+        Self::of(Feed::of(CHUNK_BYTES, u64::MAX), logs)
+    }
+
+    fn of(feed: Feed, logs: impl IntoIterator<Item = (ShardId, Vec<Frame>)>) -> Self {
+        Self { feed, logs: logs.into_iter().collect(), held: Vec::new(), hold: false }
     }
 
     /// Takes an input and all that follows from it; what goes to the copy is returned.
@@ -267,6 +271,50 @@ fn live_shards_come_first_but_never_they_alone() {
     assert_eq!(reads[0], live);
     assert!(of(live) > 40, "{}", of(live));
     assert!(of(behind) >= 3 && of(also_behind) >= 3, "{} and {}", of(behind), of(also_behind));
+}
+
+#[test]
+fn two_shards_are_read_at_once_where_the_credit_allows_for_both() {
+    let (a, b, c) = (shard(0), shard(1), shard(2));
+    let logs = || [a, b, c].map(|s| (s, log(s, 1, 40, 1000)));
+    let one = logs()[0].1[0].encoded_len() as u64;
+    let begun = |credit: u64| {
+        let mut rig = Rig::of(Feed::of(4 * one, 6 * one), logs());
+        for s in [a, b, c] {
+            rig.fetch(s, 1, mark(40));
+        }
+        rig.hold = true;
+        rig.step(FeedInput::Credit(credit));
+        rig
+    };
+    let reads = |rig: &Rig| {
+        let read = |effect: &FeedEffect| match effect {
+            FeedEffect::Read { shard, max_bytes, .. } => Some((*shard, *max_bytes)),
+            _ => None,
+        };
+        rig.held.iter().filter_map(read).collect::<Vec<_>>()
+    };
+    assert_eq!(reads(&begun(6 * one)), [(a, 4 * one)], "a frame of six may come");
+    assert_eq!(reads(&begun(7 * one)), [(a, 4 * one), (b, one)]);
+    let mut rig = begun(PLENTY);
+    assert_eq!(reads(&rig), [(a, 4 * one), (b, 4 * one)], "and no more than two");
+    // The second is answered first, and the shard that waits has its turn.
+    let FeedEffect::Read { shard: second, turn, .. } = rig.held.remove(1) else { panic!("a read") };
+    let frames = rig.logs[&second][..4].to_vec();
+    rig.step(FeedInput::Read { shard: second, turn, frames: Ok(frames) });
+    assert_eq!(reads(&rig).iter().map(|(s, _)| *s).collect::<Vec<_>>(), [a, c], "never two of one shard");
+    // Credit that is asked back waits for both, and nothing more is read before.
+    let out = rig.step(FeedInput::Withdraw(one));
+    assert!(out.is_empty());
+    rig.held.retain(|effect| matches!(effect, FeedEffect::Read { .. }));
+    for left in [1, 0] {
+        let FeedEffect::Read { shard, turn, from, .. } = rig.held.remove(0) else { panic!("a read") };
+        let frames = rig.logs[&shard][from.0 as usize - 1..][..2].to_vec();
+        rig.step(FeedInput::Read { shard, turn, frames: Ok(frames) });
+        let given = rig.held.iter().any(|effect| matches!(effect, FeedEffect::Withdrawn(_)));
+        assert_eq!(given, left == 0);
+    }
+    assert_eq!(reads(&rig).len(), 2, "and then on");
 }
 
 #[test]

@@ -108,7 +108,7 @@ impl v1::peer_service_server::PeerService for PeerServer {
             followers: HashMap::new(),
             inputs,
             pending: VecDeque::from([Out::Hello(self.me.to_hello())]),
-            cached: None,
+            cached: VecDeque::new(),
             reading: Arc::new(()),
         };
         tokio::spawn(session.run(requests, inbox, responses));
@@ -134,7 +134,7 @@ struct Session {
     pending: VecDeque<Out>,
     /// Frames that were read from memory, taken up once what is pending has gone: or all the credit's worth would
     /// become pending at once.
-    cached: Option<FeedInput>,
+    cached: VecDeque<FeedInput>,
     /// Held by each read that is under way.
     reading: Arc<()>,
 }
@@ -158,7 +158,7 @@ impl Session {
                 self.step(input);
             }
             while self.pending.is_empty()
-                && let Some(input) = self.cached.take()
+                && let Some(input) = self.cached.pop_front()
             {
                 self.step(input);
             }
@@ -349,8 +349,7 @@ impl Session {
             FeedEffect::Read { shard, turn, from, max_bytes } => {
                 let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
                 if let Some(frames) = self.reader.cached(shard, from, max_bytes) {
-                    // The feed reads one thing at a time, so the place is free.
-                    self.cached = Some(FeedInput::Read { shard, turn, frames: Ok(frames) });
+                    self.cached.push_back(FeedInput::Read { shard, turn, frames: Ok(frames) });
                     return;
                 }
                 self.blocking(move |reader| {

@@ -15,8 +15,10 @@ use parking_lot::RwLock;
 use crate::tail::Unapplied;
 use crate::{LogPoint, Quarantine, Tail};
 
-/// Index rows looked at in one go.
+/// Frames looked up in the index in one go.
 const ROWS: usize = 1024;
+/// As many are looked up first: a read of large frames needs no more.
+const ROWS_FIRST: usize = 32;
 
 /// Why something stored cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -102,9 +104,13 @@ impl Reader {
         if let Some(frames) = self.cached(shard, from, max_bytes) {
             return Ok(frames);
         }
-        let rows = self.index.places(shard, from, ROWS)?;
-        let places = rows.into_iter().map(|(seq, place)| (shard, seq, place));
-        self.read_within(places, max_bytes)
+        let mut next = from;
+        let more = |count| {
+            let rows = self.index.places(shard, next, count)?;
+            next = rows.last().map_or(next, |(last, _)| last.next());
+            Ok(rows.into_iter().map(|(seq, place)| (shard, seq, place)).collect())
+        };
+        self.read_within(more, max_bytes)
     }
 
     /// The frames of a shard's log from `from` on, applied or not, as followers are fed; up to `max_bytes`, but at least
@@ -208,9 +214,13 @@ impl Reader {
     /// [`ReadError`] if the first frame cannot be read.
     pub fn lane_frames(&self, lane: Lane, from: Offset, max_bytes: usize) -> Result<LaneFrames, ReadError> {
         let Some(state) = self.index.lane(lane)? else { return Ok(LaneFrames::default()) };
-        let rows = self.index.read_lane(lane, from, ROWS)?;
-        let places = rows.into_iter().map(|row| (state.shard, row.seq, row.place));
-        Ok(LaneFrames { frames: self.read_within(places, max_bytes)?, end: state.end })
+        let mut next = from;
+        let more = |count| {
+            let rows = self.index.read_lane(lane, next, count)?;
+            next = rows.last().map_or(next, Located::next_offset);
+            Ok(rows.into_iter().map(|row| (state.shard, row.seq, row.place)).collect())
+        };
+        Ok(LaneFrames { frames: self.read_within(more, max_bytes)?, end: state.end })
     }
 
     /// The lanes of a shard that have grown by frames after `seq`, from memory alone; none: memory does not tell.
@@ -218,30 +228,38 @@ impl Reader {
         self.tail(shard)?.lanes_after(seq)
     }
 
+    /// Reads what `more` names, so many frames at a time, up to `max_bytes`.
     fn read_within(
         &self,
-        places: impl Iterator<Item = (ShardId, Seq, Place)>,
+        mut more: impl FnMut(usize) -> Result<Vec<(ShardId, Seq, Place)>, IndexError>,
         max_bytes: usize,
     ) -> Result<Vec<Frame>, ReadError> {
         let mut frames = Vec::new();
-        let mut bytes = 0;
-        for (shard, seq, place) in places {
-            if bytes > 0 && bytes + place.len as usize > max_bytes {
-                break;
+        let (mut bytes, mut count) = (0, ROWS_FIRST);
+        loop {
+            let places = more(count)?;
+            let is_last = places.len() < count;
+            for (shard, seq, place) in places {
+                if bytes > 0 && bytes + place.len as usize > max_bytes {
+                    return Ok(frames);
+                }
+                bytes += place.len as usize;
+                let frame = match self.tail(shard).and_then(|tail| tail.get(seq)) {
+                    Some(frame) => Ok(frame),
+                    None => self.noting(shard, seq, self.volume.read_expecting(place, shard, seq)),
+                };
+                match frame {
+                    Ok(frame) => frames.push(frame),
+                    Err(error) if frames.is_empty() => return Err(error.into()),
+                    // What is before it is whole: whoever goes on meets the error then.
+                    Err(_) => return Ok(frames),
+                }
             }
-            bytes += place.len as usize;
-            let frame = match self.tail(shard).and_then(|tail| tail.get(seq)) {
-                Some(frame) => Ok(frame),
-                None => self.noting(shard, seq, self.volume.read_expecting(place, shard, seq)),
-            };
-            match frame {
-                Ok(frame) => frames.push(frame),
-                Err(error) if frames.is_empty() => return Err(error.into()),
-                // What is before it is whole: whoever goes on meets the error then.
-                Err(_) => break,
+            if is_last || frames.len() >= ROWS {
+                return Ok(frames);
             }
+            count = ROWS.min(count * 2);
         }
-        Ok(frames)
     }
 
     /// What a lane adds up to.

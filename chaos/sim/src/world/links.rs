@@ -13,6 +13,10 @@ use super::{At, Event, Reply, World, names};
 use crate::check::Law;
 use crate::node::Session;
 
+/// Read and pushed at a time, and the largest frame: so little that links of little credit read two shards at once.
+const CHUNK_BYTES: u64 = 4_000;
+const LARGEST_BYTES: u64 = 8_000;
+
 /// A connection of a link.
 pub struct Connection {
     pub sink: At,
@@ -82,7 +86,11 @@ impl World {
         if let Some(process) = self.process(there) {
             process.sessions.insert(
                 connection,
-                Session { feed: meridian_mirror::Feed::default(), to: at.node, to_region },
+                Session {
+                    feed: meridian_mirror::Feed::of(CHUNK_BYTES, LARGEST_BYTES),
+                    to: at.node,
+                    to_region,
+                },
             );
         }
         self.connections.insert(connection, Connection { sink: at, source: there, leg, arrivals: [0, 0] });

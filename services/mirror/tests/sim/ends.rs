@@ -9,7 +9,11 @@ use meridian_mirror::{
 use meridian_types::NodeId;
 use rand::RngExt;
 
+use super::laws::FRAME_MAX;
 use super::{Conn, Event, Reply, SHARDS, Session, Side, World, bytes_of};
+
+/// Read and pushed at a time.
+const CHUNK: u64 = 2_000;
 
 impl World {
     // ---- the network
@@ -32,7 +36,8 @@ impl World {
     pub(super) fn connected(&mut self, leg: LegId, node: NodeId) {
         self.next_conn += 1;
         let id = self.next_conn;
-        let session = Session { feed: Feed::default(), followed: BTreeSet::new(), given: 0, pushed: 0 };
+        let session =
+            Session { feed: Feed::of(CHUNK, FRAME_MAX), followed: BTreeSet::new(), given: 0, pushed: 0 };
         let (open, swallows, session) = (true, false, Some(session));
         self.conns.insert(id, Conn { leg, node, open, swallows, session, given: 0, received: 0 });
         self.believes.insert(leg, id);

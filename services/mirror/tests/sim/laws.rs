@@ -7,7 +7,7 @@ use super::SHARDS;
 use super::site::Shard;
 
 /// The largest frame of the simulation, with room.
-const FRAME_MAX: u64 = 3_000;
+pub const FRAME_MAX: u64 = 3_000;
 
 pub struct Laws {
     seed: u64,

@@ -20,8 +20,8 @@ use crate::place::Place;
 use crate::record::Promise;
 
 const VERSION: u8 = 1;
-/// How many wait for the index. While it is that far behind, no more are made.
-const WAITING_MAX: usize = 16;
+/// How many wait for the index: more than a disk fills files between two of its flushes. While it is that far behind, no more are made.
+const WAITING_MAX: usize = 256;
 
 /// What the volume files before one came to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::setpriority_process;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -16,6 +17,10 @@ use crate::latency::Latencies;
 use crate::pace::{Events, Pace, Stamp};
 use crate::plan::{Publish, Spans};
 use crate::tally::{Published, Tally};
+
+/// Of the thread that sends at due times: on machines whose cores are all busy it would be late, and the load another one. Others, such as a
+/// user who may not have it, do without.
+const SENDER_NICE: i32 = -10;
 
 /// Publishes for the spans, and waits for every acknowledgement.
 ///
@@ -32,7 +37,12 @@ pub async fn publish(
     // On a thread of its own: the runtime's timers are too coarse for due times, and nothing else is to hold it up.
     let sent = spawn_blocking(move || {
         let mut sender = sender;
+        if load.pace.is_some() {
+            let _ = setpriority_process(None, SENDER_NICE);
+        }
         let sent = handle.block_on(send_all(&mut sender, load, spans, &sending));
+        // The thread is used for other things again.
+        let _ = setpriority_process(None, 0);
         sent.map(|sent| (sender, sent))
     });
     let (sender, Sent { late, last }) = sent.await??;

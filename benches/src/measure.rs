@@ -30,6 +30,9 @@ const STREAM: &str = "measured";
 /// The stream of what is there before.
 const OTHER: &str = "before";
 const LOOK: Duration = Duration::from_millis(5);
+/// Servers that use no more than this part of a core for so long have nothing left to do.
+const QUIET: Duration = Duration::from_secs(2);
+const QUIET_PART: f64 = 0.05;
 
 /// What measuring needs.
 #[derive(Debug)]
@@ -90,18 +93,32 @@ impl Bench<'_> {
     /// What is there before the load.
     async fn prepare(&self, cluster: &Cluster, before: Before) -> Result<(), BenchError> {
         match before {
-            Before::Nothing => Ok(()),
+            Before::Nothing => return Ok(()),
             Before::Streams(streams) => {
                 let Cluster::Meridian(world) = cluster else {
                     return Err(BenchError::wrong("only Meridian is measured beside idle streams"));
                 };
-                world.create_many(streams).await
+                world.create_many(streams).await?;
             }
             Before::Bytes(bytes) => {
                 cluster.create(OTHER).await?;
-                self.fill(cluster, OTHER, bytes / VALUE_BYTES as u64).await
+                self.fill(cluster, OTHER, bytes / VALUE_BYTES as u64).await?;
             }
         }
+        self.settle(cluster).await
+    }
+
+    /// Until the servers are done with what that left for them to do: it is not the load that is measured.
+    async fn settle(&self, cluster: &Cluster) -> Result<(), BenchError> {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            let before = Snapshot::take(&cluster.nodes())?;
+            sleep(QUIET).await;
+            if before.usage(&cluster.nodes())?.servers() < QUIET.as_secs_f64() * QUIET_PART {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Publishes so many events, as fast as they go.

@@ -1,7 +1,8 @@
 //! The source's end of a link, sans-IO: what may be read from where, and what to push next.
 //!
 //! Only committed and applied frames are ever read. Shards take turns, those that are nearly caught up first, so that a
-//! long catch-up delays no live tail.
+//! long catch-up delays no live tail. Of those that catch up the one whose frames are the oldest comes first: what was written at one time lies
+//! together, and is read from the disk once.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +13,16 @@ use meridian_types::{Hlc, Seq, ShardId};
 
 use crate::link::RefusedReason;
 
-/// Bytes read and pushed at a time.
-const CHUNK_BYTES: u64 = 1024 * 1024;
+/// Bytes read and pushed at a time: what is read with each other of a volume, so that shards that lie side by side stay together.
+const CHUNK_BYTES: u64 = meridian_storage::VolumeReader::AROUND;
 /// The largest frame.
 const LARGEST_BYTES: u64 = (FRAME_HEADER_BYTES + FRAME_PAYLOAD_BYTES_MAX) as u64;
 /// How many reads may be under way, each of another shard: while one waits for the disk, another is copied and checked.
 const READS_MAX: usize = 2;
 /// A shard with fewer frames to go counts as live.
 const LIVE_WITHIN: u64 = 256;
+/// Of the reads of shards that catch up one in so many goes by turn.
+const IN_TURN_EVERY: u64 = 16;
 /// Under load a live shard always has something: after so many reads of live ones, one that catches up has its turn.
 const LIVE_IN_A_ROW: u32 = 8;
 
@@ -144,6 +147,8 @@ struct Wanted {
     mark: SourceMark,
     /// The mark that the copy was told last.
     told: Seq,
+    /// Of the last frame that was pushed.
+    hlc: Hlc,
 }
 
 impl Wanted {
@@ -172,6 +177,8 @@ pub struct Feed {
     /// The shard read last, of those catching up and of those live.
     last_read: [Option<ShardId>; 2],
     live_in_a_row: u32,
+    /// Reads of shards that catch up.
+    turns: u64,
 }
 
 impl Default for Feed {
@@ -193,6 +200,7 @@ impl Feed {
             asked_back: None,
             last_read: [None; 2],
             live_in_a_row: 0,
+            turns: 1,
         }
     }
 
@@ -292,7 +300,15 @@ impl Feed {
         let turn = self.turn;
         self.wanted.insert(
             shard,
-            Wanted { turn, next: from, through, chain_before: Some(chain_before), mark, told: mark.seq },
+            Wanted {
+                turn,
+                next: from,
+                through,
+                chain_before: Some(chain_before),
+                mark,
+                told: mark.seq,
+                hlc: Hlc(0),
+            },
         );
         out.push(FeedEffect::LookUp { shard, turn, seq: held });
     }
@@ -346,6 +362,7 @@ impl Feed {
         match frames {
             Ok(frames) if !frames.is_empty() && contiguous(&frames) => {
                 wanted.next = Seq(expected.0 + frames.len() as u64);
+                wanted.hlc = frames.last().map_or(wanted.hlc, |frame| frame.header.hlc);
                 let bytes: usize = frames.iter().map(Frame::encoded_len).sum();
                 // The last push may overdraw: one frame can be larger than what is left.
                 self.credit = self.credit.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
@@ -373,8 +390,9 @@ impl Feed {
         }
     }
 
-    /// The next shard that has something to read, in turn: of those that are live, or of those that are not.
-    fn next_in_turn(&self, live: bool) -> Option<ShardId> {
+    /// The next shard that has something to read: of those that are live in turn; of those that are not the oldest, but now and then in
+    /// turn too, for a clock may be wrong.
+    fn next_of(&self, live: bool) -> Option<ShardId> {
         let last = self.last_read[usize::from(live)];
         let ready = |wanted: &Wanted| {
             wanted.chain_before.is_none()
@@ -385,7 +403,12 @@ impl Feed {
         let after = self.wanted.iter().filter(|(shard, _)| Some(**shard) > last);
         let before = self.wanted.iter().filter(|(shard, _)| Some(**shard) <= last);
         let mut in_turn = after.chain(before).filter(|(_, wanted)| ready(wanted) && is_live(wanted) == live);
-        in_turn.next().map(|(shard, _)| *shard)
+        let next = if live || self.turns.is_multiple_of(IN_TURN_EVERY) {
+            in_turn.next()
+        } else {
+            in_turn.min_by_key(|(_, wanted)| wanted.hlc)
+        };
+        next.map(|(shard, _)| *shard)
     }
 
     /// How much one more read may bring. There is credit left for it whatever those under way bring, so that together they overdraw
@@ -406,12 +429,13 @@ impl Feed {
             let live_first = self.live_in_a_row < LIVE_IN_A_ROW;
             let chosen = [live_first, !live_first]
                 .into_iter()
-                .find_map(|live| self.next_in_turn(live).map(|shard| (live, shard)));
+                .find_map(|live| self.next_of(live).map(|shard| (live, shard)));
             let Some((live, shard)) = chosen else { return };
             let Some(wanted) = self.wanted.get(&shard) else { return };
             let (turn, from) = (wanted.turn, wanted.next);
             self.reads.insert(turn, max_bytes);
             self.last_read[usize::from(live)] = Some(shard);
+            self.turns += u64::from(!live);
             self.live_in_a_row = if live { self.live_in_a_row.saturating_add(1) } else { 0 };
             out.push(FeedEffect::Read { shard, turn, from, max_bytes });
         }

@@ -1,5 +1,7 @@
 //! The feed's laws, each in a few steps.
 
+use meridian_storage::FrameHeader;
+
 use super::*;
 use crate::tests_support::{chain_at, log, mark, shard};
 
@@ -315,6 +317,30 @@ fn two_shards_are_read_at_once_where_the_credit_allows_for_both() {
         assert_eq!(given, left == 0);
     }
     assert_eq!(reads(&rig).len(), 2, "and then on");
+}
+
+#[test]
+fn of_the_shards_that_catch_up_the_oldest_comes_first_but_never_it_alone() {
+    let (old, new) = (shard(0), shard(1));
+    let later = |frames: Vec<Frame>| {
+        let mut prev = Chain::GENESIS;
+        let at = |frame: Frame| {
+            let fields = FrameHeader { hlc: Hlc(frame.header.hlc.0 + (1 << 50)), ..frame.header };
+            let frame = Frame::build(fields, prev, frame.payload);
+            prev = frame.header.chain;
+            frame
+        };
+        frames.into_iter().map(at).collect::<Vec<_>>()
+    };
+    let count = 2000;
+    let logs = [(old, log(old, 1, count, 100)), (new, later(log(new, 1, count, 100)))];
+    let one = bytes(&logs[0].1[..1]);
+    let mut rig = Rig::of(Feed::of(10 * one, u64::MAX), logs);
+    rig.fetch(old, 1, mark(count));
+    rig.fetch(new, 1, mark(count));
+    let out = rig.step(FeedInput::Credit(1000 * one));
+    let of = |shard| pushed(&out).iter().filter(|frame| frame.header.shard_id() == shard).count();
+    assert!(of(old) > 8 * of(new) && of(new) >= 30, "{} and {}", of(old), of(new));
 }
 
 #[test]

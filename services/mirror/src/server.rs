@@ -400,9 +400,10 @@ impl Session {
     /// Reads from the disk without holding up the connection.
     fn blocking(&self, read: impl FnOnce(&Reader) -> FeedInput + Send + 'static) {
         let (inputs, reader, reading) = (self.inputs.clone(), self.reader.clone(), self.reading.clone());
-        tokio::spawn(async move {
-            if let Ok(input) = tokio::task::spawn_blocking(move || read(&reader)).await {
-                let _ = inputs.send(input).await;
+        tokio::task::spawn_blocking(move || {
+            // The session is on its way with it while the disk brings what follows.
+            if inputs.blocking_send(read(&reader)).is_ok() {
+                reader.read_ahead();
             }
             drop(reading);
         });

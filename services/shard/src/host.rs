@@ -280,6 +280,7 @@ impl ShardHost {
         let mut last = Seq::ZERO.0;
         loop {
             ticks.tick().await;
+            self.parts.volume.forget_unused();
             let applied: u64 = self.all().iter().map(|shard| shard.progress().applied.0).sum();
             if applied == last {
                 continue;

@@ -19,6 +19,8 @@ use crate::{LogPoint, Quarantine, Tail};
 const ROWS: usize = 1024;
 /// As many are looked up first: a read of large frames needs no more.
 const ROWS_FIRST: usize = 32;
+/// What a shard's frames must make up of what lies around them, for that to be read along: this part.
+const WINDOW_PART: u64 = 32;
 
 /// Why something stored cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +64,32 @@ pub struct LaneFrames {
     pub frames: Vec<Frame>,
     /// Where the lane ended when it was read, or before: whoever is not there yet reads on.
     pub end: Offset,
+}
+
+/// A part of a volume file. Shards that are read in turn go from one to the next together, so that each is read once.
+struct Window {
+    file: u64,
+    number: u64,
+}
+
+impl Window {
+    fn holds(&self, place: Place) -> bool {
+        place.file == self.file && place.at / VolumeReader::AROUND == self.number
+    }
+}
+
+/// The window of the first of a shard's frames, if enough of them lie in it.
+fn window(places: &[(ShardId, Seq, Place)]) -> Option<Window> {
+    let (_, _, first) = places.first()?;
+    let window = Window { file: first.file, number: first.at / VolumeReader::AROUND };
+    let inside = places.iter().map(|(_, _, place)| *place).take_while(|place| window.holds(*place));
+    let (bytes, end) = inside.fold((0, 0), |(bytes, _), place| {
+        let len = u64::from(place.len);
+        (bytes + len, place.at + len)
+    });
+    let around = end.saturating_sub(first.at);
+    // One frame alone, or a few small ones, are read as they are.
+    (bytes > u64::from(first.len) && bytes * WINDOW_PART >= around).then_some(window)
 }
 
 impl Reader {
@@ -110,7 +138,12 @@ impl Reader {
             next = rows.last().map_or(next, |(last, _)| last.next());
             Ok(rows.into_iter().map(|(seq, place)| (shard, seq, place)).collect())
         };
-        self.read_within(more, max_bytes)
+        self.read_within(more, max_bytes, window)
+    }
+
+    /// Has what follows the frames that were read last in memory, where they were read with what lies around them.
+    pub fn read_ahead(&self) {
+        self.volume.read_ahead();
     }
 
     /// The frames of a shard's log from `from` on, applied or not, as followers are fed; up to `max_bytes`, but at least
@@ -220,7 +253,7 @@ impl Reader {
             next = rows.last().map_or(next, Located::next_offset);
             Ok(rows.into_iter().map(|row| (state.shard, row.seq, row.place)).collect())
         };
-        Ok(LaneFrames { frames: self.read_within(more, max_bytes)?, end: state.end })
+        Ok(LaneFrames { frames: self.read_within(more, max_bytes, |_| None)?, end: state.end })
     }
 
     /// The lanes of a shard that have grown by frames after `seq`, from memory alone; none: memory does not tell.
@@ -228,24 +261,35 @@ impl Reader {
         self.tail(shard)?.lanes_after(seq)
     }
 
-    /// Reads what `more` names, so many frames at a time, up to `max_bytes`.
+    /// Reads what `more` names, so many frames at a time, up to `max_bytes`; where there is a `window`, no further than that.
     fn read_within(
         &self,
         mut more: impl FnMut(usize) -> Result<Vec<(ShardId, Seq, Place)>, IndexError>,
         max_bytes: usize,
+        window: impl Fn(&[(ShardId, Seq, Place)]) -> Option<Window>,
     ) -> Result<Vec<Frame>, ReadError> {
         let mut frames = Vec::new();
         let (mut bytes, mut count) = (0, ROWS_FIRST);
+        let mut within = None;
         loop {
             let places = more(count)?;
             let is_last = places.len() < count;
+            if bytes == 0 {
+                within = window(&places);
+            }
             for (shard, seq, place) in places {
-                if bytes > 0 && bytes + place.len as usize > max_bytes {
+                let is_beyond = |window: &Window| !window.holds(place);
+                let is_full =
+                    bytes + place.len as usize > max_bytes || within.as_ref().is_some_and(is_beyond);
+                if bytes > 0 && is_full {
                     return Ok(frames);
                 }
                 bytes += place.len as usize;
                 let frame = match self.tail(shard).and_then(|tail| tail.get(seq)) {
                     Some(frame) => Ok(frame),
+                    None if within.is_some() => {
+                        self.noting(shard, seq, self.volume.read_among(place, shard, seq))
+                    }
                     None => self.noting(shard, seq, self.volume.read_expecting(place, shard, seq)),
                 };
                 match frame {

@@ -10,6 +10,7 @@ mod reader;
 mod recovery;
 mod replay;
 mod restart;
+mod spans;
 mod stock;
 
 use std::collections::{BTreeMap, HashMap};

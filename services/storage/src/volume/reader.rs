@@ -12,6 +12,7 @@ use meridian_types::{Seq, ShardId};
 use parking_lot::RwLock;
 
 use super::error::ReadError;
+use super::spans::{AROUND, Spans};
 use crate::aligned::BLOCK;
 use crate::disk::DiskFile;
 use crate::frame::{FRAME_HEADER_BYTES, FRAME_PAYLOAD_BYTES_MAX, Frame, FrameHeader};
@@ -25,7 +26,7 @@ pub(super) struct OpenFile {
 }
 
 impl OpenFile {
-    fn synced(&self) -> u64 {
+    pub fn synced(&self) -> u64 {
         self.end.load(Ordering::Acquire)
     }
 }
@@ -40,6 +41,7 @@ const SPAN: u64 = 128 * 1024;
 #[derive(Clone)]
 pub struct VolumeReader {
     files: Files,
+    spans: Arc<Spans>,
 }
 
 impl std::fmt::Debug for VolumeReader {
@@ -49,8 +51,11 @@ impl std::fmt::Debug for VolumeReader {
 }
 
 impl VolumeReader {
+    /// Of so many bytes of a file, from a multiple of itself on, one part is read with the other by [`VolumeReader::read_among`].
+    pub const AROUND: u64 = AROUND;
+
     pub(super) fn new(files: Files) -> Self {
-        Self { files }
+        Self { files, spans: Arc::default() }
     }
 
     /// Reads the frame at a place.
@@ -82,6 +87,31 @@ impl VolumeReader {
     pub fn read_expecting(&self, place: Place, shard: ShardId, seq: Seq) -> Result<Frame, ReadError> {
         let frame = self.read(place)?;
         expect(frame.header, place, shard, seq).map(|()| frame)
+    }
+
+    /// As [`VolumeReader::read_expecting`], for one of many frames that lie close to each other: of what lies around it, which is then in
+    /// memory for a while.
+    ///
+    /// # Errors
+    /// As [`VolumeReader::read_expecting`].
+    pub fn read_among(&self, place: Place, shard: ShardId, seq: Seq) -> Result<Frame, ReadError> {
+        let file = self.files.read().get(&place.file).cloned();
+        let frame = file.and_then(|file| self.spans.bytes(place, &file)).and_then(|b| Frame::parse(b).ok());
+        match frame.filter(|frame| expect(frame.header, place, shard, seq).is_ok()) {
+            Some(frame) => Ok(frame),
+            // Whatever is wrong, it is found out from the disk.
+            None => self.read_expecting(place, shard, seq),
+        }
+    }
+
+    /// Has what follows in memory before [`VolumeReader::read_among`] asks for it: to be called while what was read is used.
+    pub fn read_ahead(&self) {
+        self.spans.read_ahead(|file| self.files.read().get(&file).cloned());
+    }
+
+    /// Gives back the memory of [`VolumeReader::read_among`], if nothing was read so since the last time.
+    pub fn forget_unused(&self) {
+        self.spans.forget_unused();
     }
 
     /// [`VolumeReader::read_expecting`] past the page cache.

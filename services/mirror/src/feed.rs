@@ -14,7 +14,7 @@ use meridian_types::{Hlc, Seq, ShardId};
 use crate::link::RefusedReason;
 
 /// Bytes read and pushed at a time: what is read with each other of a volume, so that shards that lie side by side stay together.
-const CHUNK_BYTES: u64 = meridian_storage::VolumeReader::AROUND;
+const CHUNK_BYTES: u64 = meridian_storage::VolumeReader::AROUND_MAX;
 /// The largest frame.
 const LARGEST_BYTES: u64 = (FRAME_HEADER_BYTES + FRAME_PAYLOAD_BYTES_MAX) as u64;
 /// How many reads may be under way, each of another shard: while one waits for the disk, another is copied and checked.
@@ -22,7 +22,7 @@ const READS_MAX: usize = 2;
 /// A shard with fewer frames to go counts as live.
 const LIVE_WITHIN: u64 = 256;
 /// Of the reads of shards that catch up one in so many goes by turn.
-const IN_TURN_EVERY: u64 = 16;
+const IN_TURN_EVERY: u64 = 4;
 /// Under load a live shard always has something: after so many reads of live ones, one that catches up has its turn.
 const LIVE_IN_A_ROW: u32 = 8;
 
@@ -174,7 +174,7 @@ pub struct Feed {
     /// Credit that the copy wants back. It is answered between reads, each of which counts on what there was as it began; none
     /// begins before.
     asked_back: Option<u64>,
-    /// The shard read last, of those catching up and of those live.
+    /// The shard read last by turn, of those catching up and of those live.
     last_read: [Option<ShardId>; 2],
     live_in_a_row: u32,
     /// Reads of shards that catch up.
@@ -390,9 +390,9 @@ impl Feed {
         }
     }
 
-    /// The next shard that has something to read: of those that are live in turn; of those that are not the oldest, but now and then in
-    /// turn too, for a clock may be wrong.
-    fn next_of(&self, live: bool) -> Option<ShardId> {
+    /// The next shard that has something to read, and whether by turn: of those that are live always; of those that are not the oldest, but
+    /// now and then by turn too, for one may be far older than the rest, or a clock wrong.
+    fn next_of(&self, live: bool) -> Option<(ShardId, bool)> {
         let last = self.last_read[usize::from(live)];
         let ready = |wanted: &Wanted| {
             wanted.chain_before.is_none()
@@ -403,12 +403,9 @@ impl Feed {
         let after = self.wanted.iter().filter(|(shard, _)| Some(**shard) > last);
         let before = self.wanted.iter().filter(|(shard, _)| Some(**shard) <= last);
         let mut in_turn = after.chain(before).filter(|(_, wanted)| ready(wanted) && is_live(wanted) == live);
-        let next = if live || self.turns.is_multiple_of(IN_TURN_EVERY) {
-            in_turn.next()
-        } else {
-            in_turn.min_by_key(|(_, wanted)| wanted.hlc)
-        };
-        next.map(|(shard, _)| *shard)
+        let by_turn = live || self.turns.is_multiple_of(IN_TURN_EVERY);
+        let next = if by_turn { in_turn.next() } else { in_turn.min_by_key(|(_, wanted)| wanted.hlc) };
+        next.map(|(shard, _)| (*shard, by_turn))
     }
 
     /// How much one more read may bring. There is credit left for it whatever those under way bring, so that together they overdraw
@@ -429,12 +426,14 @@ impl Feed {
             let live_first = self.live_in_a_row < LIVE_IN_A_ROW;
             let chosen = [live_first, !live_first]
                 .into_iter()
-                .find_map(|live| self.next_of(live).map(|shard| (live, shard)));
-            let Some((live, shard)) = chosen else { return };
+                .find_map(|live| self.next_of(live).map(|next| (live, next)));
+            let Some((live, (shard, by_turn))) = chosen else { return };
             let Some(wanted) = self.wanted.get(&shard) else { return };
             let (turn, from) = (wanted.turn, wanted.next);
             self.reads.insert(turn, max_bytes);
-            self.last_read[usize::from(live)] = Some(shard);
+            if by_turn {
+                self.last_read[usize::from(live)] = Some(shard);
+            }
             self.turns += u64::from(!live);
             self.live_in_a_row = if live { self.live_in_a_row.saturating_add(1) } else { 0 };
             out.push(FeedEffect::Read { shard, turn, from, max_bytes });

@@ -400,10 +400,13 @@ impl Session {
     /// Reads from the disk without holding up the connection.
     fn blocking(&self, read: impl FnOnce(&Reader) -> FeedInput + Send + 'static) {
         let (inputs, reader, reading) = (self.inputs.clone(), self.reader.clone(), self.reading.clone());
-        tokio::task::spawn_blocking(move || {
-            // The session is on its way with it while the disk brings what follows.
-            if inputs.blocking_send(read(&reader)).is_ok() {
-                reader.read_ahead();
+        tokio::spawn(async move {
+            let ahead = reader.clone();
+            if let Ok(input) = tokio::task::spawn_blocking(move || read(&reader)).await
+                && inputs.send(input).await.is_ok()
+            {
+                // What follows, while that is on its way.
+                let _ = tokio::task::spawn_blocking(move || ahead.read_ahead()).await;
             }
             drop(reading);
         });

@@ -70,26 +70,27 @@ pub struct LaneFrames {
 struct Window {
     file: u64,
     number: u64,
+    around: u64,
 }
 
 impl Window {
     fn holds(&self, place: Place) -> bool {
-        place.file == self.file && place.at / VolumeReader::AROUND == self.number
+        place.file == self.file && place.at / self.around == self.number
     }
 }
 
 /// The window of the first of a shard's frames, if enough of them lie in it.
-fn window(places: &[(ShardId, Seq, Place)]) -> Option<Window> {
+fn window(places: &[(ShardId, Seq, Place)], around: u64) -> Option<Window> {
     let (_, _, first) = places.first()?;
-    let window = Window { file: first.file, number: first.at / VolumeReader::AROUND };
+    let window = Window { file: first.file, number: first.at / around, around };
     let inside = places.iter().map(|(_, _, place)| *place).take_while(|place| window.holds(*place));
     let (bytes, end) = inside.fold((0, 0), |(bytes, _), place| {
         let len = u64::from(place.len);
         (bytes + len, place.at + len)
     });
-    let around = end.saturating_sub(first.at);
+    let all = end.saturating_sub(first.at);
     // One frame alone, or a few small ones, are read as they are.
-    (bytes > u64::from(first.len) && bytes * WINDOW_PART >= around).then_some(window)
+    (bytes > u64::from(first.len) && bytes * WINDOW_PART >= all).then_some(window)
 }
 
 impl Reader {
@@ -138,7 +139,8 @@ impl Reader {
             next = rows.last().map_or(next, |(last, _)| last.next());
             Ok(rows.into_iter().map(|(seq, place)| (shard, seq, place)).collect())
         };
-        self.read_within(more, max_bytes, window)
+        let around = self.volume.around();
+        self.read_within(more, max_bytes, |places| window(places, around))
     }
 
     /// Has what follows the frames that were read last in memory, where they were read with what lies around them.
@@ -270,7 +272,7 @@ impl Reader {
     ) -> Result<Vec<Frame>, ReadError> {
         let mut frames = Vec::new();
         let (mut bytes, mut count) = (0, ROWS_FIRST);
-        let mut within = None;
+        let (mut within, mut among) = (None, self.volume.among());
         loop {
             let places = more(count)?;
             let is_last = places.len() < count;
@@ -287,9 +289,7 @@ impl Reader {
                 bytes += place.len as usize;
                 let frame = match self.tail(shard).and_then(|tail| tail.get(seq)) {
                     Some(frame) => Ok(frame),
-                    None if within.is_some() => {
-                        self.noting(shard, seq, self.volume.read_among(place, shard, seq))
-                    }
+                    None if within.is_some() => self.noting(shard, seq, among.read(place, shard, seq)),
                     None => self.noting(shard, seq, self.volume.read_expecting(place, shard, seq)),
                 };
                 match frame {

@@ -29,7 +29,7 @@ pub use place::Place;
 pub use record::{Entry, Promise};
 pub use seq_ranges::SeqRanges;
 pub use volume::{
-    Damage, DamageKind, InOrder, ReadError, Recovered, RecoveredShard, Restart, Restarts, TornTail, Volume,
-    VolumeConfig, VolumeError, VolumeReader, WriteError,
+    Among, Damage, DamageKind, InOrder, ReadError, Recovered, RecoveredShard, Restart, Restarts, TornTail,
+    Volume, VolumeConfig, VolumeError, VolumeReader, WriteError,
 };
 pub use writer::{Flushed, Submission, VolumeWriter, WriterConfig, WriterHandle};

@@ -41,20 +41,24 @@ fn in_any_order_and_by_several_at_once() {
     let disk = formatted(1);
     let (volume, frames) = volume(&disk);
     let reader = volume.reader();
+    let around = reader.around();
     std::thread::scope(|scope| {
         for thread in 0..3 {
             let (reader, mut frames) = (reader.clone(), frames.clone());
             scope.spawn(move || {
+                let mut among = reader.among();
                 for turn in 0..4 {
                     if turn > 0 {
                         frames.shuffle(&mut Rng::seed_from_u64(thread * 10 + turn));
                     }
                     for &(id, seq, place) in &frames {
                         let alone = reader.read_expecting(place, id, seq).unwrap();
-                        assert_eq!(reader.read_among(place, id, seq).unwrap(), alone);
                         if seq.0 % 3 == thread {
                             reader.read_ahead();
+                            among = reader.among();
                         }
+                        assert_eq!(among.read(place, id, seq).unwrap(), alone);
+                        assert!(turn > 0 || place.at / around > 14 || reader.around_held() > 0);
                     }
                     reader.forget_unused();
                 }
@@ -62,10 +66,10 @@ fn in_any_order_and_by_several_at_once() {
         }
     });
     for &(id, seq, place) in &frames {
-        let other = reader.read_among(place, id, seq.next());
+        let other = reader.among().read(place, id, seq.next());
         assert!(matches!(other, Err(ReadError::Other { .. })), "{other:?}");
         let beyond = Place { file: place.file + 99, ..place };
-        assert!(matches!(reader.read_among(beyond, id, seq), Err(ReadError::Outside(_))));
+        assert!(matches!(reader.among().read(beyond, id, seq), Err(ReadError::Outside(_))));
     }
 }
 
@@ -77,16 +81,20 @@ fn what_is_damaged_is_found_and_what_is_beside_it_is_read() {
     let (_, _, hurt) = frames[1];
     assert!(disk.flip(&file_name(hurt.file), hurt.at + u64::from(hurt.len) - 1, 4));
     for (number, &(id, seq, place)) in frames.iter().enumerate() {
-        let read = reader.read_among(place, id, seq);
+        let read = reader.among().read(place, id, seq);
         assert_eq!(read.is_err(), number == 1, "{read:?}");
     }
     // What is read from memory was on the disk; and it is not kept where nobody reads.
     let (id, seq, place) = frames[0];
+    assert!(reader.among().read(place, id, seq).is_ok());
     assert!(disk.flip(&file_name(place.file), place.at + 40, 4));
-    assert!(reader.read_among(place, id, seq).is_err() || reader.read_expecting(place, id, seq).is_err());
+    assert!(reader.read_expecting(place, id, seq).is_err());
+    assert!(reader.among().read(place, id, seq).is_ok(), "from memory");
     reader.forget_unused();
+    assert!(reader.around_held() > 0, "it was used");
     reader.forget_unused();
-    assert!(reader.read_among(place, id, seq).is_err());
+    assert_eq!(reader.around_held(), 0);
+    assert!(reader.among().read(place, id, seq).is_err());
 }
 
 #[test]
@@ -102,6 +110,6 @@ fn what_is_not_synced_yet_is_not_held() {
         let places = volume.write_round(&entries).unwrap();
         model.apply(&entries, Some(&places));
         // The span that it is in is not full: were it kept, the next frames would be missing from it.
-        assert_eq!(reader.read_among(places[0].unwrap(), shard(0), seq).unwrap(), frame);
+        assert_eq!(reader.among().read(places[0].unwrap(), shard(0), seq).unwrap(), frame);
     }
 }

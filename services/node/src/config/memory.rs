@@ -26,6 +26,10 @@ const REQUEST: u64 = 768 << 10;
 const SUBSCRIPTION: u64 = 768 << 10;
 /// A link, besides its credit: the windows of its connections, one dialled and one accepted.
 const LINK: u64 = (64 + 8) << 20;
+/// What is read for links of volume files at once: the parts that are held, and as many buffers.
+const AROUND: u64 = 24 << 20;
+/// What is read for another region's node: two reads at once, each of what lies together or of the largest frame, and as it is sent.
+const FED: u64 = (2 * 16 + 4) << 20;
 /// One more leg of a link, besides its part of the link's credit: the windows of its connections, one dialled and one
 /// accepted, and a frame that is larger than what was left of that part.
 const LEG: u64 = (64 + 8 + 16) << 20;
@@ -45,6 +49,7 @@ impl NodeConfig {
     ///   send ahead, and what its subscriptions read here;
     /// - for each link into this region twice its credit, and its windows; and the windows of one more leg to each other node
     ///   of its region;
+    /// - what is read of the volume for nodes of other regions;
     /// - what is fetched from elsewhere in the place of damaged frames.
     pub fn memory_bound(&self) -> ByteSize {
         let elsewhere = self.cluster.nodes.iter().filter(|node| node.region != self.node.region).count();
@@ -76,6 +81,8 @@ impl NodeConfig {
             (limits.subscribers as u64).saturating_mul(SUBSCRIPTION),
             links.saturating_mul(limits.link_credit_bytes.0.saturating_mul(2).saturating_add(LINK)),
             legs.saturating_mul(LEG),
+            AROUND,
+            (elsewhere as u64).saturating_mul(FED),
             self.storage.max_round_bytes.0.saturating_mul(2),
             REPAIR,
         ];

@@ -4,6 +4,7 @@
 //! threads and no clock of its own: the simulation drives it directly. Must never write round n+1 before round n is
 //! synced, write a block that holds acknowledged bytes, or go on after a sync has failed.
 
+mod among;
 mod error;
 mod file;
 mod reader;
@@ -20,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use meridian_types::{Seq, ShardId};
 
+pub use among::Among;
 pub use error::{ReadError, VolumeError, WriteError};
 pub use file::{FileHeader, FileHeaderError, file_name, file_number};
 pub use reader::{InOrder, VolumeReader};
@@ -36,6 +38,7 @@ use crate::record::{Entry, Promise};
 use crate::round::RoundBuilder;
 use reader::{Files, OpenFile};
 use recovery::{Position, Recovery, longest_round, padded_round};
+use spans::Spans;
 
 /// Says that the folder has had volume files: without them it has lost data, and is not merely new.
 use crate::identity::VOLUME_MADE as MADE;
@@ -114,6 +117,7 @@ pub struct Volume {
     /// Nothing is damaged, in doubt, or stored again.
     is_plain: bool,
     restarts: Restarts,
+    spans: Arc<Spans>,
     round: RoundBuilder,
     staged: Vec<Option<(u64, u32)>>,
     /// Where a frame is known by where it begins in the round.
@@ -183,8 +187,7 @@ impl Volume {
         };
         let recovered = &outcome.recovered;
         let tails = recovered.shards.iter().map(tail).collect();
-        let is_plain = recovered.damage.is_empty()
-            && recovered.shards.values().all(|shard| shard.doubt.is_none() && shard.moved.is_empty());
+        let is_plain = recovered.damage.is_empty() && recovered.shards.values().all(RecoveredShard::is_plain);
         let mut volume = Self {
             disk,
             config,
@@ -201,6 +204,7 @@ impl Volume {
             first_file: numbers.first().copied().unwrap_or(1),
             is_plain,
             restarts: Restarts::default(),
+            spans: Arc::new(Spans::of(config.file_bytes)),
             round: RoundBuilder::new(config.max_round_bytes),
             staged: Vec::new(),
             staged_tails: HashMap::new(),
@@ -248,7 +252,7 @@ impl Volume {
 
     /// A reader of the volume, for any thread.
     pub fn reader(&self) -> VolumeReader {
-        VolumeReader::new(Arc::clone(&self.files))
+        VolumeReader::new(Arc::clone(&self.files), Arc::clone(&self.spans))
     }
 
     /// What recovery may begin at, as the volume grows.
@@ -503,7 +507,9 @@ impl Volume {
     /// What recovery may begin with in a new file, if everything before it is as the frames and promises here tell.
     fn restart_at(&self, header: &FileHeader) -> Option<Restart> {
         let placed = |(shard, tail): (&ShardId, &Tail)| Some((*shard, (tail.seq, tail.place?)));
-        let tails = self.tails.iter().map(placed).collect::<Option<BTreeMap<_, _>>>();
+        // Of what was cut to nothing there is nothing to tell.
+        let some = self.tails.iter().filter(|(_, tail)| tail.seq > Seq::ZERO);
+        let tails = some.map(placed).collect::<Option<BTreeMap<_, _>>>();
         let tails = tails.filter(|_| self.is_plain)?;
         Some(Restart {
             first_file: self.first_file,

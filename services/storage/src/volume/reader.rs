@@ -11,8 +11,9 @@ use bytes::Bytes;
 use meridian_types::{Seq, ShardId};
 use parking_lot::RwLock;
 
+use super::among::Among;
 use super::error::ReadError;
-use super::spans::{AROUND, Spans};
+use super::spans::{SPAN_MAX, Spans};
 use crate::aligned::BLOCK;
 use crate::disk::DiskFile;
 use crate::frame::{FRAME_HEADER_BYTES, FRAME_PAYLOAD_BYTES_MAX, Frame, FrameHeader};
@@ -51,11 +52,30 @@ impl std::fmt::Debug for VolumeReader {
 }
 
 impl VolumeReader {
-    /// Of so many bytes of a file, from a multiple of itself on, one part is read with the other by [`VolumeReader::read_among`].
-    pub const AROUND: u64 = AROUND;
+    /// The most that is read at once by [`VolumeReader::among`].
+    pub const AROUND_MAX: u64 = SPAN_MAX;
 
-    pub(super) fn new(files: Files) -> Self {
-        Self { files, spans: Arc::default() }
+    /// Of a volume with files of that length.
+    pub(super) fn new(files: Files, spans: Arc<Spans>) -> Self {
+        Self { files, spans }
+    }
+
+    /// How much of a file is read at once by [`VolumeReader::among`], in bytes, from a multiple of itself on.
+    pub fn around(&self) -> u64 {
+        self.spans.len
+    }
+
+    /// How many parts of files [`VolumeReader::among`] has in memory.
+    pub fn around_held(&self) -> usize {
+        self.spans.held()
+    }
+
+    pub(super) fn spans(&self) -> &Spans {
+        &self.spans
+    }
+
+    pub(super) fn file(&self, number: u64) -> Option<Arc<OpenFile>> {
+        self.files.read().get(&number).cloned()
     }
 
     /// Reads the frame at a place.
@@ -89,27 +109,17 @@ impl VolumeReader {
         expect(frame.header, place, shard, seq).map(|()| frame)
     }
 
-    /// As [`VolumeReader::read_expecting`], for one of many frames that lie close to each other: of what lies around it, which is then in
-    /// memory for a while.
-    ///
-    /// # Errors
-    /// As [`VolumeReader::read_expecting`].
-    pub fn read_among(&self, place: Place, shard: ShardId, seq: Seq) -> Result<Frame, ReadError> {
-        let file = self.files.read().get(&place.file).cloned();
-        let frame = file.and_then(|file| self.spans.bytes(place, &file)).and_then(|b| Frame::parse(b).ok());
-        match frame.filter(|frame| expect(frame.header, place, shard, seq).is_ok()) {
-            Some(frame) => Ok(frame),
-            // Whatever is wrong, it is found out from the disk.
-            None => self.read_expecting(place, shard, seq),
-        }
+    /// Reads many frames that lie close to each other, with what lies around them, which is then in memory for a while.
+    pub fn among(&self) -> Among {
+        Among::new(self.clone())
     }
 
-    /// Has what follows in memory before [`VolumeReader::read_among`] asks for it: to be called while what was read is used.
+    /// Has what follows in memory before [`VolumeReader::among`] asks for it: to be called while what was read is used.
     pub fn read_ahead(&self) {
-        self.spans.read_ahead(|file| self.files.read().get(&file).cloned());
+        self.spans.read_ahead(|file| self.file(file));
     }
 
-    /// Gives back the memory of [`VolumeReader::read_among`], if nothing was read so since the last time.
+    /// Gives back the memory of [`VolumeReader::among`], if nothing was read so since the last time.
     pub fn forget_unused(&self) {
         self.spans.forget_unused();
     }
@@ -213,7 +223,7 @@ impl InOrder {
     }
 }
 
-fn expect(header: FrameHeader, place: Place, shard: ShardId, seq: Seq) -> Result<(), ReadError> {
+pub(super) fn expect(header: FrameHeader, place: Place, shard: ShardId, seq: Seq) -> Result<(), ReadError> {
     let (found_shard, found_seq) = (header.shard_id(), header.seq);
     if (found_shard, found_seq) == (shard, seq) {
         Ok(())

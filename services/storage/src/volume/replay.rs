@@ -43,6 +43,14 @@ pub struct RecoveredShard {
     pub doubt: Option<Seq>,
 }
 
+impl RecoveredShard {
+    /// Whether nothing is damaged, in doubt, or stored again.
+    pub(super) fn is_plain(&self) -> bool {
+        let is_whole = self.missing.is_empty() && self.unsure_from.is_none() && !self.promise_hidden;
+        is_whole && self.doubt.is_none() && self.moved.is_empty()
+    }
+}
+
 /// Reads a frame's header again: after a cut the frame before it is the last.
 pub(super) type ReadHeader<'a> = &'a dyn Fn(Place) -> Option<FrameHeader>;
 

@@ -113,7 +113,8 @@ fn get_shard(bytes: &mut &[u8]) -> Option<ShardId> {
     Some(ShardId { origin, no: ShardNo(bytes.try_get_u16_le().ok()?) })
 }
 
-/// The restarts that a volume's writer has made and the index does not hold yet.
+/// The restarts that a volume's writer has made and the index does not hold yet. While a replica holds frames that are never applied, none is
+/// covered: its node reads from the last one before on.
 #[derive(Clone, Debug, Default)]
 pub struct Restarts(Arc<Mutex<VecDeque<Restart>>>);
 
@@ -147,6 +148,8 @@ impl Restarts {
         while let Some(restart) = waiting.pop_front_if(|restart| restart.is_covered(&applied)) {
             last = Some(restart);
         }
+        // Whoever rolls must not wait for the index.
+        drop(waiting);
         match last {
             Some(restart) => index.put_cursor(CursorKind::Restart, &[], &restart.encode()),
             None => Ok(()),

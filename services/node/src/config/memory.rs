@@ -127,7 +127,11 @@ mod tests {
         assert_eq!(three.memory_bound().0 - before, others, "only those of its own region");
         three.cluster.nodes.push(node_beside(5, "eu"));
         three.check().unwrap();
-        assert_eq!(three.memory_bound().0 - before, others + LEG, "a second one elsewhere may get a leg");
+        assert_eq!(
+            three.memory_bound().0 - before,
+            others + LEG + FED,
+            "a second one elsewhere may get a leg"
+        );
         let mut huge = config;
         huge.limits.requests = usize::MAX;
         assert_eq!(huge.memory_bound(), ByteSize(u64::MAX), "no overflow");

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use meridian_storage::disk::RealDisk;
+use meridian_storage::disk::{Disk, RealDisk};
 use meridian_storage::identity::{Identity, IdentityError};
 use meridian_types::{Incarnation, NodeId};
 
@@ -101,14 +101,13 @@ impl Layout {
 const LOCK: &str = "node.lock";
 
 /// A node's data folder, taken: nobody else can have it while this lives.
-#[derive(Debug)]
 pub struct Folder {
     /// Where things lie.
     pub layout: Layout,
     /// Whose it is.
     pub identity: Identity,
     /// The volume's folder.
-    pub disk: Arc<RealDisk>,
+    pub disk: Arc<dyn Disk>,
     _lock: FolderLock,
 }
 
@@ -213,7 +212,7 @@ mod tests {
     fn a_folder_is_formatted_once_and_then_taken_by_its_node_alone() {
         let dir = tempfile::tempdir().unwrap();
         let config = config_of_node(1, &dir.path().join("us-1"));
-        let error = Folder::take(&config).unwrap_err().to_string();
+        let error = Folder::take(&config).err().unwrap().to_string();
         assert!(error.contains("this folder is empty") && error.contains("meridian format"), "{error}");
         assert!(!dir.path().join("us-1").exists(), "a refusal writes nothing");
 
@@ -231,12 +230,12 @@ mod tests {
 
         let mut other = config.clone();
         other.node.id = NodeId(2);
-        let error = Folder::take(&other).unwrap_err().to_string();
+        let error = Folder::take(&other).err().unwrap().to_string();
         assert!(error.contains("of node 1"), "{error}");
         assert!(identity(&other).unwrap_err().to_string().contains("of node 1"));
         other = config.clone();
         other.cluster.uuid = meridian_types::ClusterUuid(uuid::Uuid::from_u128(9));
-        let error = Folder::take(&other).unwrap_err().to_string();
+        let error = Folder::take(&other).err().unwrap().to_string();
         assert!(error.contains("of cluster"), "{error}");
         assert!(Folder::take(&config).is_ok(), "refusals left it as it was");
     }

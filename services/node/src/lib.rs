@@ -18,4 +18,4 @@ mod serve;
 mod shards;
 pub mod wan;
 
-pub use serve::{ServeError, abort_on_panic, serve};
+pub use serve::{ServeError, abort_on_panic, serve, serve_on};

@@ -18,6 +18,7 @@ use meridian_mirror::{
 };
 use meridian_region::{Agent, Region, RegionConfig, RegionServer, keep_nodes, keep_restored};
 use meridian_shard::{ByGroup, HostConfig, OpenError, ShardHost};
+use meridian_storage::disk::Disk;
 use meridian_storage::index::{Index, IndexError, KvError, RocksConfig, RocksKeyValue};
 use meridian_storage::{
     Identity as DiskIdentity, IdentityError, Recovered, Restart, Volume, VolumeConfig, VolumeError,
@@ -159,8 +160,21 @@ pub fn abort_on_panic() {
 /// # Errors
 /// [`ServeError`] says what to do.
 pub async fn serve(config: NodeConfig, stop: CancellationToken) -> Result<(), ServeError> {
+    serve_on(config, stop, |disk| disk).await
+}
+
+/// As [`serve`], with the volume on what `over` puts over its folder: tests hold a disk up, and let it go on.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_on(
+    config: NodeConfig,
+    stop: CancellationToken,
+    over: impl FnOnce(Arc<dyn Disk>) -> Arc<dyn Disk>,
+) -> Result<(), ServeError> {
     descriptors::reserve(config.limits.connections)?;
-    let folder = Folder::take(&config)?;
+    let mut folder = Folder::take(&config)?;
+    folder.disk = over(folder.disk);
     let client = listen("client", config.listen.client).await?;
     let peer = listen("peer", config.listen.peer).await?;
     send_buffer::widen(&peer);

@@ -2,6 +2,7 @@
 
 mod drain;
 mod flood;
+mod held_disk;
 mod latest;
 mod publish;
 mod reads;

@@ -11,7 +11,7 @@ use meridian_node::config::{
     ByteSize, ClusterSection, ListenSection, LogSection, NodeConfig, NodeEntry, NodeSection, RaftSection,
     RegionEntry, Span, StorageSection,
 };
-use meridian_node::{ServeError, folder, serve};
+use meridian_node::{ServeError, folder, serve_on};
 use meridian_types::{ClusterUuid, NodeId, ProducerEpoch, ProducerId, RegionId, RegionName, Timestamp};
 use meridian_wire::v1::event_service_client::EventServiceClient;
 use meridian_wire::v1::stream_service_client::StreamServiceClient;
@@ -24,6 +24,8 @@ use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+
+use crate::held_disk::Hold;
 
 pub const WITHIN: Duration = Duration::from_secs(60);
 const MESSAGE: usize = 32 << 20;
@@ -49,6 +51,8 @@ static FOLDERS: LazyLock<PathBuf> = LazyLock::new(|| {
 pub struct TestNode {
     pub config: NodeConfig,
     pub channel: Channel,
+    /// Holds up its volume's disk.
+    pub disk: Hold,
     stop: CancellationToken,
     served: Option<JoinHandle<Result<(), ServeError>>>,
 }
@@ -72,7 +76,7 @@ impl TestNode {
             folder::format(&config).unwrap();
             let channel = endpoint(&config).connect_lazy();
             let stop = CancellationToken::new();
-            let mut node = Self { config, channel, stop, served: None };
+            let mut node = Self { config, channel, disk: Hold::default(), stop, served: None };
             if node.run().await {
                 return node;
             }
@@ -83,7 +87,9 @@ impl TestNode {
     /// Starts it on its folder; false: a port is taken.
     async fn run(&mut self) -> bool {
         self.stop = CancellationToken::new();
-        let served = tokio::spawn(Box::pin(serve(self.config.clone(), self.stop.clone())));
+        let disk = self.disk.clone();
+        let served = serve_on(self.config.clone(), self.stop.clone(), move |real| disk.over(real));
+        let served = tokio::spawn(Box::pin(served));
         let begun = std::time::Instant::now();
         loop {
             if served.is_finished() {

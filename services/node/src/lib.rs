@@ -13,9 +13,9 @@ mod founding;
 pub mod lock;
 pub mod log;
 mod peers;
-mod send_buffer;
 mod serve;
 mod shards;
+mod socket_buffers;
 pub mod wan;
 
 pub use serve::{ServeError, abort_on_panic, serve, serve_on};

@@ -27,9 +27,10 @@ use tonic::transport::{Channel, Endpoint};
 use crate::config::{NodeConfig, WanTable};
 use crate::wan::{WanConnector, WanStream};
 
-/// For bulk over a WAN: a window as large as what may be on its way.
-const BULK_STREAM_WINDOW: u32 = 32 * 1024 * 1024;
-const BULK_CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
+/// The largest window that HTTP/2 has.
+const MOST_WINDOW: usize = (1 << 31) - 1;
+/// How much wider than the window of a link's stream its connection's is: for what else is said on it.
+const BESIDE_BULK: usize = 8 * 1024 * 1024;
 
 /// Where a node is.
 struct Way {
@@ -54,6 +55,8 @@ pub struct PeerWays {
     wan: WanTable,
     ways: RwLock<BTreeMap<NodeId, Arc<Way>>>,
     raft: Mutex<BTreeMap<NodeId, Channel>>,
+    /// What may be on its way over a link.
+    credit: usize,
 }
 
 impl PeerWays {
@@ -67,7 +70,8 @@ impl PeerWays {
         };
         let nodes = config.cluster.nodes.iter();
         let ways = nodes.map(|node| (node.id, Arc::new(way(&node.region, &node.peer)))).collect();
-        Arc::new(Self { ways: RwLock::new(ways), home, wan, raft: Mutex::default() })
+        let credit = config.limits.link_credit();
+        Arc::new(Self { ways: RwLock::new(ways), home, wan, raft: Mutex::default(), credit })
     }
 
     /// Takes up where the catalog says that nodes are.
@@ -95,7 +99,8 @@ impl PeerWays {
         }
     }
 
-    fn endpoint(&self, node: NodeId) -> Result<(Endpoint, Connector), NoChannel> {
+    /// How to dial a node; for bulk, with room for so many bytes on their way.
+    fn endpoint(&self, node: NodeId, bulk: Option<usize>) -> Result<(Endpoint, Connector), NoChannel> {
         let no = |why: String| NoChannel { node, why };
         let way = self.ways.read().get(&node).cloned();
         let way = way.ok_or_else(|| no("its address is not known".to_owned()))?;
@@ -107,13 +112,16 @@ impl PeerWays {
             .keep_alive_timeout(Duration::from_secs(10))
             .keep_alive_while_idle(true)
             .tcp_nodelay(true);
-        Ok((endpoint, Connector(way)))
+        Ok((endpoint, Connector { way, bulk }))
     }
 }
 
 /// Dials a node wherever it is when it is dialled: a channel that is connected anew goes to the new address.
 #[derive(Clone)]
-struct Connector(Arc<Way>);
+struct Connector {
+    way: Arc<Way>,
+    bulk: Option<usize>,
+}
 
 impl tower::Service<Uri> for Connector {
     type Response = TokioIo<WanStream>;
@@ -125,11 +133,11 @@ impl tower::Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let way = self.0.clone();
+        let (way, bulk) = (self.way.clone(), self.bulk);
         Box::pin(async move {
             let mut last = io::Error::new(io::ErrorKind::InvalidInput, "its address is not known");
             for address in way.addresses() {
-                match way.connector.connect_to(&address).await {
+                match way.connector.connect_to(&address, bulk).await {
                     Ok(stream) => return Ok(TokioIo::new(stream)),
                     Err(error) => last = error,
                 }
@@ -145,21 +153,26 @@ impl PeerChannels for PeerWays {
         if let Some(channel) = channels.get(&node) {
             return Ok(channel.clone());
         }
-        let (endpoint, connector) = self.endpoint(node)?;
+        let (endpoint, connector) = self.endpoint(node, None)?;
         let channel = endpoint.connect_with_connector_lazy(connector);
         channels.insert(node, channel.clone());
         Ok(channel)
     }
 }
 
+fn window(bytes: usize) -> u32 {
+    bytes.min(MOST_WINDOW) as u32
+}
+
 impl Dialer for PeerWays {
     fn dial(&self, node: NodeId) -> BoxFuture<'static, Result<Channel, String>> {
-        let way = self.endpoint(node).map_err(|error| error.to_string());
+        let credit = self.credit;
+        let way = self.endpoint(node, Some(credit)).map_err(|error| error.to_string());
         async move {
             let (endpoint, connector) = way?;
             endpoint
-                .initial_stream_window_size(BULK_STREAM_WINDOW)
-                .initial_connection_window_size(BULK_CONNECTION_WINDOW)
+                .initial_stream_window_size(window(credit))
+                .initial_connection_window_size(window(credit.saturating_add(BESIDE_BULK)))
                 .max_frame_size(HTTP_FRAME)
                 .connect_with_connector(connector)
                 .await

@@ -41,8 +41,8 @@ use crate::descriptors::{self, DescriptorsError};
 use crate::folder::{Folder, FolderError};
 use crate::founding::{self, FoundingError};
 use crate::peers::PeerWays;
-use crate::send_buffer;
 use crate::shards::CatalogShards;
+use crate::socket_buffers::widen_sending;
 
 /// Requests of one connection that may be under way at once.
 const CLIENT_STREAMS: u32 = 256;
@@ -177,7 +177,7 @@ pub async fn serve_on(
     folder.disk = over(folder.disk);
     let client = listen("client", config.listen.client).await?;
     let peer = listen("peer", config.listen.peer).await?;
-    send_buffer::widen(&peer);
+    widen_sending(&peer, config.limits.link_credit());
     let admin = listen("admin", config.listen.admin).await?;
     let boot = DiskIdentity::next_boot(&*folder.disk)?;
     let mut me = Identity {

@@ -14,9 +14,11 @@ use std::time::Duration;
 
 use http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 pub use delay::{WINDOW_BYTES, delayed};
+
+use crate::socket_buffers::widen_receiving;
 
 /// Dials peers.
 #[derive(Clone, Debug)]
@@ -35,14 +37,14 @@ impl WanConnector {
         self.round_trip
     }
 
-    /// Dials `http://host:port`.
+    /// Dials `http://host:port`; for bulk, with room for so many bytes on their way.
     ///
     /// # Errors
     /// The address is not of that form, or what TCP says.
-    pub async fn connect_to(&self, url: &str) -> io::Result<WanStream> {
+    pub async fn connect_to(&self, url: &str, bulk: Option<usize>) -> io::Result<WanStream> {
         let uri: Option<Uri> = url.parse().ok();
         match uri.as_ref().and_then(|uri| Some((uri.host()?, uri.port_u16()?))) {
-            Some((host, port)) => self.connect(&format!("{host}:{port}")).await,
+            Some((host, port)) => self.connect(&format!("{host}:{port}"), bulk).await,
             None => {
                 let message = format!("{url} is not of the form http://host:port");
                 Err(io::Error::new(io::ErrorKind::InvalidInput, message))
@@ -50,12 +52,12 @@ impl WanConnector {
         }
     }
 
-    /// Dials `host:port`. Over a simulated WAN the handshake takes a round trip too.
+    /// As [`Self::connect_to`], of `host:port`. Over a simulated WAN the handshake takes a round trip too.
     ///
     /// # Errors
     /// What TCP says.
-    pub async fn connect(&self, authority: &str) -> io::Result<WanStream> {
-        let tcp = TcpStream::connect(authority).await;
+    pub async fn connect(&self, authority: &str, bulk: Option<usize>) -> io::Result<WanStream> {
+        let tcp = dial(authority, bulk).await;
         if !self.round_trip.is_zero() {
             // A refusal travels as far as an acceptance does.
             tokio::time::sleep(self.round_trip).await;
@@ -68,6 +70,22 @@ impl WanConnector {
             WanStream::Far(delayed(tcp, self.round_trip / 2))
         })
     }
+}
+
+/// Plain TCP to the first address that answers.
+async fn dial(authority: &str, bulk: Option<usize>) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{authority} has no address"));
+    for address in tokio::net::lookup_host(authority).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Some(bytes) = bulk {
+            widen_receiving(&socket, bytes);
+        }
+        match socket.connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// A connection to a peer.

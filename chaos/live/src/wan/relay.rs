@@ -1,7 +1,6 @@
 //! The relay: a TUN device in each region's router, a thread that reads each, a thread that writes each when it is time.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +18,9 @@ use crate::wan::{Counted, Line, Profile};
 
 const DEVICE: &str = "wan0";
 const MTU: u16 = 1500;
+/// How many packets wait in a device until its thread reads them: as many as a connection has on its way at most. With the 500
+/// that a device comes with, a burst lost what no profile says.
+const DEVICE_QUEUE: u32 = 32 * 1024;
 /// How long a thread may not see that it shall end.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// TTL and addresses lie in the first 20 bytes of an IPv4 packet.
@@ -49,22 +51,39 @@ impl std::fmt::Debug for Stop {
 /// A region's end: its device, and what waits for its time to come out there.
 struct End {
     device: SyncDevice,
-    waiting: Mutex<BinaryHeap<Reverse<Waiting>>>,
+    waiting: Mutex<Waiting>,
     earlier: Condvar,
 }
 
 impl std::fmt::Debug for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("End").field("waiting", &self.waiting.lock().len()).finish_non_exhaustive()
+        f.debug_struct("End").finish_non_exhaustive()
     }
 }
 
-/// A packet under way; ordered by when it is due, then by when it came.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+/// The packets under way to an end. None passes another of its line, so each line is a queue.
+#[derive(Default)]
 struct Waiting {
-    due: Instant,
-    number: u64,
-    packet: Vec<u8>,
+    lines: BTreeMap<u8, VecDeque<(Instant, Vec<u8>)>>,
+    /// Buffers to use again: to allocate each costs more than to carry what is in it.
+    spare: Vec<Vec<u8>>,
+}
+
+impl Waiting {
+    /// Takes a packet. Whether it may be the next to come out.
+    fn push(&mut self, from: u8, due: Instant, packet: &[u8]) -> bool {
+        let mut buffer = self.spare.pop().unwrap_or_default();
+        buffer.clear();
+        buffer.extend_from_slice(packet);
+        let line = self.lines.entry(from).or_default();
+        line.push_back((due, buffer));
+        line.len() == 1
+    }
+
+    /// When the next one comes out, and of which line.
+    fn next(&self) -> Option<(Instant, u8)> {
+        self.lines.iter().filter_map(|(from, line)| Some((line.front()?.0, *from))).min()
+    }
 }
 
 impl Relay {
@@ -90,7 +109,7 @@ impl Relay {
             route_wan(*region, DEVICE)?;
             ends.insert(
                 *region,
-                Arc::new(End { device, waiting: Mutex::new(BinaryHeap::new()), earlier: Condvar::new() }),
+                Arc::new(End { device, waiting: Mutex::default(), earlier: Condvar::new() }),
             );
         }
         let wakes = InterruptEvent::new().context("an event for the relay")?;
@@ -164,6 +183,7 @@ fn open_device() -> Result<SyncDevice, Trouble> {
     DeviceBuilder::new()
         .name(DEVICE)
         .mtu(MTU)
+        .tx_queue_len(DEVICE_QUEUE)
         .enable(true)
         .build_sync()
         .map_err(|error| Trouble::Skip(format!("no TUN device: {error}")))
@@ -171,7 +191,6 @@ fn open_device() -> Result<SyncDevice, Trouble> {
 
 fn read(from: u8, lines: &Lines, ends: &BTreeMap<u8, Arc<End>>, stop: &Stop, mut rng: StdRng) {
     let mut buffer = vec![0; usize::from(MTU) + 64];
-    let mut number = 0;
     while !stop.asked.load(Ordering::Acquire) {
         // An interrupted read, or a device that is gone with its namespace: look whether to go on.
         let read = ends[&from].device.recv_intr_timeout(&mut buffer, &stop.wakes, Some(LOOK_EVERY));
@@ -179,9 +198,10 @@ fn read(from: u8, lines: &Lines, ends: &BTreeMap<u8, Arc<End>>, stop: &Stop, mut
         let Some(to) = destination(&buffer[..length]).filter(|to| *to != from) else { continue };
         let (Some(line), Some(end)) = (lines.get(&(from, to)), ends.get(&to)) else { continue };
         let Some(due) = line.lock().offer(Instant::now(), length, &mut rng) else { continue };
-        number += 1;
-        end.waiting.lock().push(Reverse(Waiting { due, number, packet: buffer[..length].to_vec() }));
-        end.earlier.notify_one();
+        // Whoever waits for an earlier one need not be woken for each that comes behind it.
+        if end.waiting.lock().push(from, due, &buffer[..length]) {
+            end.earlier.notify_one();
+        }
     }
 }
 
@@ -194,16 +214,18 @@ fn write(end: &End, stop: &Stop) {
     let mut waiting = end.waiting.lock();
     while !stop.asked.load(Ordering::Acquire) {
         let now = Instant::now();
-        match waiting.peek().map(|Reverse(first)| first.due) {
-            Some(due) if due <= now => {
-                if let Some(Reverse(first)) = waiting.pop() {
+        match waiting.next() {
+            Some((due, from)) if due <= now => {
+                let first = waiting.lines.get_mut(&from).and_then(VecDeque::pop_front);
+                if let Some((_, packet)) = first {
                     parking_lot::MutexGuard::unlocked(&mut waiting, || {
                         // What the device does not take is lost, as on a wire.
-                        let _ = end.device.send(&first.packet);
+                        let _ = end.device.send(&packet);
                     });
+                    waiting.spare.push(packet);
                 }
             }
-            Some(due) => {
+            Some((due, _)) => {
                 end.earlier.wait_until(&mut waiting, due.min(now + LOOK_EVERY));
             }
             None => {

@@ -24,15 +24,15 @@ const REQUEST: u64 = 768 << 10;
 /// A subscription, besides its request: the lanes of the widest stream in three regions, those that other nodes have told of, and
 /// its cursor.
 const SUBSCRIPTION: u64 = 768 << 10;
-/// A link, besides its credit: the windows of its connections, one dialled and one accepted.
-const LINK: u64 = (64 + 8) << 20;
+/// A link, besides its credit: the windows of its connections, one dialled, which is so much wider than the credit, and one accepted.
+const LINK: u64 = (8 + 8) << 20;
 /// What is read for links of volume files at once: the parts that are held, and as many buffers.
 const AROUND: u64 = 24 << 20;
 /// What is read for another region's node: two reads at once, each of what lies together or of the largest frame, and as it is sent.
 const FED: u64 = (2 * 16 + 4) << 20;
 /// One more leg of a link, besides its part of the link's credit: the windows of its connections, one dialled and one
 /// accepted, and a frame that is larger than what was left of that part.
-const LEG: u64 = (64 + 8 + 16) << 20;
+const LEG: u64 = (8 + 8 + 16) << 20;
 /// Frames that are repaired, a part at a time: as they came, the largest message after them, and as they are written.
 const REPAIR: u64 = 64 << 20;
 
@@ -47,8 +47,8 @@ impl NodeConfig {
     ///   knows of its lanes;
     /// - the Raft group of the region's placement, and for each other node of the region what is on its way to it, what it may
     ///   send ahead, and what its subscriptions read here;
-    /// - for each link into this region twice its credit, and its windows; and the windows of one more leg to each other node
-    ///   of its region;
+    /// - for each link into this region twice its credit, and its windows, one of which is as wide; and the windows of one more leg to each
+    ///   other node of its region;
     /// - what is read of the volume for nodes of other regions;
     /// - what is fetched from elsewhere in the place of damaged frames.
     pub fn memory_bound(&self) -> ByteSize {
@@ -79,8 +79,8 @@ impl NodeConfig {
                 .saturating_mul(limits.connection_window_bytes.0.saturating_add(CONNECTION)),
             (limits.requests as u64).saturating_mul(REQUEST),
             (limits.subscribers as u64).saturating_mul(SUBSCRIPTION),
-            links.saturating_mul(limits.link_credit_bytes.0.saturating_mul(2).saturating_add(LINK)),
-            legs.saturating_mul(LEG),
+            links.saturating_mul(limits.link_credit_bytes.0.saturating_mul(3).saturating_add(LINK)),
+            legs.saturating_mul(limits.link_credit_bytes.0.saturating_add(LEG)),
             AROUND,
             (elsewhere as u64).saturating_mul(FED),
             self.storage.max_round_bytes.0.saturating_mul(2),
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(more(&|c| c.limits.connection_window_bytes.0 += 1), 1024);
         assert_eq!(more(&|c| c.limits.requests += 1), REQUEST);
         assert_eq!(more(&|c| c.limits.subscribers += 1), SUBSCRIPTION);
-        assert_eq!(more(&|c| c.limits.link_credit_bytes.0 += 10), 20);
+        assert_eq!(more(&|c| c.limits.link_credit_bytes.0 += 10), 30);
         assert_eq!(more(&|c| c.cluster.regions[0].shards += 1), SHARD);
         assert_eq!(more(&|c| c.limits.replication_bytes.0 += 10), 0, "alone in its region");
         let mut three = config.clone();
@@ -129,7 +129,7 @@ mod tests {
         three.check().unwrap();
         assert_eq!(
             three.memory_bound().0 - before,
-            others + LEG + FED,
+            others + three.limits.link_credit_bytes.0 + LEG + FED,
             "a second one elsewhere may get a leg"
         );
         let mut huge = config;

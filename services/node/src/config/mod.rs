@@ -207,7 +207,8 @@ pub struct LimitsSection {
     pub slow_reader: Span,
     /// The most bytes that are read at once for one subscription; a larger batch is read alone.
     pub subscriber_buffer_bytes: ByteSize,
-    /// Bytes that a peer may push ahead of what is stored, over all shards of a link.
+    /// Bytes that a peer may push ahead of what is stored, over all shards of a link: what may be on its way. A line that loses packets
+    /// carries half of it in a round trip.
     pub link_credit_bytes: ByteSize,
     /// Bytes that are on their way to each other node of the region, over all shards; beyond, its copies fall behind and
     /// read what they lack later.
@@ -229,11 +230,18 @@ impl Default for LimitsSection {
             delivery_bytes_in_flight: ByteSize::mib(64),
             slow_reader: Span::millis(30_000),
             subscriber_buffer_bytes: ByteSize(256 << 10),
-            link_credit_bytes: ByteSize::mib(32),
+            link_credit_bytes: ByteSize::mib(64),
             replication_bytes: ByteSize::mib(16),
             tail_bytes: ByteSize::mib(32),
             index_memory_bytes: ByteSize::mib(64),
         }
+    }
+}
+
+impl LimitsSection {
+    /// A link's credit, as sizes of windows and buffers come.
+    pub fn link_credit(&self) -> usize {
+        usize::try_from(self.link_credit_bytes.0).unwrap_or(usize::MAX)
     }
 }
 

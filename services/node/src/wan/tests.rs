@@ -131,7 +131,7 @@ async fn over_real_sockets_the_round_trip_is_at_least_what_was_asked() {
     });
     let asked = Duration::from_millis(80);
     let start = Instant::now();
-    let mut stream = WanConnector::new(asked).connect(&address).await.unwrap();
+    let mut stream = WanConnector::new(asked).connect(&address, None).await.unwrap();
     assert!(start.elapsed() >= asked, "the handshake crosses the WAN too");
     // A machine that does much else adds to most round trips, but not to all.
     let little_more = asked + Duration::from_millis(60);
@@ -159,7 +159,7 @@ async fn a_refused_connection_is_an_error_after_a_round_trip() {
     };
     let asked = Duration::from_millis(30);
     let start = Instant::now();
-    let error = WanConnector::new(asked).connect(&address).await.unwrap_err();
+    let error = WanConnector::new(asked).connect(&address, Some(1 << 20)).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
     assert!(start.elapsed() >= asked);
 }

@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, ErrorKind,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Env, ErrorKind,
     FlushOptions, LogLevel, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
@@ -162,6 +162,11 @@ fn refuse_newer(folder: &Path) -> Result<(), KvError> {
 fn database_options(config: &RocksConfig, memory: &WriteBufferManager) -> Result<Options, rocksdb::Error> {
     // This one has no setter in the bindings; see the module's first lines for the reason.
     let mut options = Options::default().get_options_from_string("avoid_flush_during_shutdown=true")?;
+    // Nobody waits for a compaction, and whoever publishes is not to wait for a core that one has. Flushes, for which writes may wait, keep
+    // theirs. The threads are the process's, for all its databases.
+    let mut env = Env::new()?;
+    env.lower_thread_pool_cpu_priority();
+    options.set_env(&env);
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     options.set_atomic_flush(true);

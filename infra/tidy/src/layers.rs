@@ -128,6 +128,7 @@ pub const RULES: &[Rule] = &[
         never: &["rocksdb", "openraft"],
     },
     Rule { name: "meridian-tidy", may_import: &[], never: &ASYNC_AND_NET },
+    Rule { name: "base2histogram", may_import: &[], never: &ASYNC_AND_NET },
 ];
 
 const ALL: &[&str] = &[

@@ -29,11 +29,15 @@ use crate::wan::{WanConnector, WanStream};
 
 /// The largest window that HTTP/2 has.
 const MOST_WINDOW: usize = (1 << 31) - 1;
-/// How much wider than the window of a link's stream its connection's is: for what else is said on it.
-const BESIDE_BULK: usize = 8 * 1024 * 1024;
+/// How much wider than the window of a stream its connection's is: for what else is said on it.
+const BESIDE: usize = 8 * 1024 * 1024;
+/// The window of what a node of the region answers on a connection of its own: words, and frames to repair others with.
+const NEAR_WINDOW: usize = 4 * 1024 * 1024;
 
 /// Where a node is.
 struct Way {
+    /// In another region.
+    is_far: bool,
     connector: WanConnector,
     seed: Option<String>,
     /// As the catalog says.
@@ -64,6 +68,7 @@ impl PeerWays {
     pub fn new(config: &NodeConfig) -> Arc<Self> {
         let (home, wan) = (config.node.region.clone(), config.wan.clone());
         let way = |region: &RegionName, seed: &str| Way {
+            is_far: *region != home,
             connector: WanConnector::new(wan.round_trip(&home, region)),
             seed: Some(seed.to_owned()),
             known: RwLock::default(),
@@ -81,7 +86,8 @@ impl PeerWays {
             let known = self.ways.read().get(&node.id).cloned();
             let way = known.unwrap_or_else(|| {
                 let connector = WanConnector::new(self.wan.round_trip(&self.home, &region.name));
-                let way = Arc::new(Way { connector, seed: None, known: RwLock::default() });
+                let is_far = region.name != self.home;
+                let way = Arc::new(Way { is_far, connector, seed: None, known: RwLock::default() });
                 self.ways.write().entry(node.id).or_insert(way).clone()
             });
             *way.known.write() = Some(node.peer_address.clone());
@@ -99,8 +105,8 @@ impl PeerWays {
         }
     }
 
-    /// How to dial a node; for bulk, with room for so many bytes on their way.
-    fn endpoint(&self, node: NodeId, bulk: Option<usize>) -> Result<(Endpoint, Connector), NoChannel> {
+    /// How to dial a node.
+    fn endpoint(&self, node: NodeId) -> Result<(Endpoint, Connector), NoChannel> {
         let no = |why: String| NoChannel { node, why };
         let way = self.ways.read().get(&node).cloned();
         let way = way.ok_or_else(|| no("its address is not known".to_owned()))?;
@@ -112,7 +118,7 @@ impl PeerWays {
             .keep_alive_timeout(Duration::from_secs(10))
             .keep_alive_while_idle(true)
             .tcp_nodelay(true);
-        Ok((endpoint, Connector { way, bulk }))
+        Ok((endpoint, Connector { way, bulk: None }))
     }
 }
 
@@ -120,6 +126,7 @@ impl PeerWays {
 #[derive(Clone)]
 struct Connector {
     way: Arc<Way>,
+    /// Room for so many bytes on their way.
     bulk: Option<usize>,
 }
 
@@ -153,7 +160,7 @@ impl PeerChannels for PeerWays {
         if let Some(channel) = channels.get(&node) {
             return Ok(channel.clone());
         }
-        let (endpoint, connector) = self.endpoint(node, None)?;
+        let (endpoint, connector) = self.endpoint(node)?;
         let channel = endpoint.connect_with_connector_lazy(connector);
         channels.insert(node, channel.clone());
         Ok(channel)
@@ -167,12 +174,14 @@ fn window(bytes: usize) -> u32 {
 impl Dialer for PeerWays {
     fn dial(&self, node: NodeId) -> BoxFuture<'static, Result<Channel, String>> {
         let credit = self.credit;
-        let way = self.endpoint(node, Some(credit)).map_err(|error| error.to_string());
+        let way = self.endpoint(node).map_err(|error| error.to_string());
         async move {
-            let (endpoint, connector) = way?;
+            let (endpoint, mut connector) = way?;
+            connector.bulk = connector.way.is_far.then_some(credit);
+            let bytes = connector.bulk.unwrap_or(NEAR_WINDOW);
             endpoint
-                .initial_stream_window_size(window(credit))
-                .initial_connection_window_size(window(credit.saturating_add(BESIDE_BULK)))
+                .initial_stream_window_size(window(bytes))
+                .initial_connection_window_size(window(bytes.saturating_add(BESIDE)))
                 .max_frame_size(HTTP_FRAME)
                 .connect_with_connector(connector)
                 .await

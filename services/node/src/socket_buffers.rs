@@ -2,12 +2,13 @@
 //!
 //! TCP keeps what is not acknowledged in the sender's buffer, and what came behind something that is lost in the receiver's, so a
 //! connection carries no more than either in a round trip, and half as much where packets are lost all the time. The system sizes them by itself,
-//! up to `net.ipv4.tcp_wmem` (4 MiB as most systems come, of which 3 are data: 35 MB/s at 80 ms) and `net.ipv4.tcp_rmem` (6 MiB, of which 3 are
-//! data). A link may have `limits.link_credit_bytes` on its way, and this is to let it. What is not sent yet stays with the
+//! up to `net.ipv4.tcp_wmem` (4 MiB as most systems come, of which 3 are data: 35 MB/s at 80 ms) and `net.ipv4.tcp_rmem` (6 to 32 MiB, of which half
+//! is data). A link may have `limits.link_credit_bytes` on its way, and this is to let it. What is not sent yet stays with the
 //! feed all the same: a shard's live frames go before another's backlog only as long as that is not in the socket. The system's memory for
 //! both is beyond what `NodeConfig::memory_bound` adds up, and bounded by the credit too.
 
 use std::os::fd::{AsFd, AsRawFd as _};
+use std::sync::Once;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -45,29 +46,54 @@ pub fn widen_receiving(socket: &impl AsFd, bytes: usize) {
     widen(socket, bytes, &RECEIVE);
 }
 
+/// The widest that is asked for: the system reads more as a number below zero.
+const WIDEST: usize = 1 << 30;
+
 /// One of a socket's two buffers.
 struct Buffer<Option, Force> {
     option: Option,
     /// Beyond the system's limit, for those who may (CAP_NET_ADMIN).
     force: Force,
+    /// How much wider than what was asked for the system makes it, for what it keeps beside the data; 1 where some systems
+    /// let data have no more than what was asked for.
+    doubled: usize,
+    /// Said once, not with every connection.
+    said: &'static Once,
     /// Where the system says how wide one that is set may be, and what one that grows by itself comes to.
     limit: &'static str,
     by_itself: &'static str,
 }
 
-const SEND: Buffer<SndBuf, SndBufForce> =
-    Buffer { option: SndBuf, force: SndBufForce, limit: "core/wmem_max", by_itself: "ipv4/tcp_wmem" };
-const RECEIVE: Buffer<RcvBuf, RcvBufForce> =
-    Buffer { option: RcvBuf, force: RcvBufForce, limit: "core/rmem_max", by_itself: "ipv4/tcp_rmem" };
+static SAID_OF_SENDING: Once = Once::new();
+static SAID_OF_RECEIVING: Once = Once::new();
+
+const SEND: Buffer<SndBuf, SndBufForce> = Buffer {
+    option: SndBuf,
+    force: SndBufForce,
+    doubled: 2,
+    said: &SAID_OF_SENDING,
+    limit: "core/wmem_max",
+    by_itself: "ipv4/tcp_wmem",
+};
+const RECEIVE: Buffer<RcvBuf, RcvBufForce> = Buffer {
+    option: RcvBuf,
+    force: RcvBufForce,
+    doubled: 1,
+    said: &SAID_OF_RECEIVING,
+    limit: "core/rmem_max",
+    by_itself: "ipv4/tcp_rmem",
+};
 
 fn widen<O, F>(socket: &impl AsFd, bytes: usize, buffer: &Buffer<O, F>)
 where
     O: SetSockOpt<Val = usize> + Copy,
     F: SetSockOpt<Val = usize> + Copy,
 {
+    let bytes = bytes.min(WIDEST);
     let (limit, by_itself) = (number(buffer.limit, 0), number(buffer.by_itself, 2));
     // One that is set no longer grows by itself.
-    let is_wider = |most: usize| by_itself.is_none_or(|by_itself| is_wider(bytes.min(most), by_itself));
+    let is_wider =
+        |most: usize| by_itself.is_none_or(|by_itself| is_wider(bytes.min(most), buffer.doubled, by_itself));
     if is_wider(usize::MAX) && setsockopt(socket, buffer.force, &bytes).is_ok() {
         return;
     }
@@ -77,20 +103,21 @@ where
                 tracing::debug!(%error, buffer.limit, "a buffer stays as the system has it");
             }
         }
-        _ if is_wider(usize::MAX) => tracing::info!(
-            ?limit,
-            ?by_itself,
-            "over long distances a link is as fast as the system's buffers let it be: raise net/{} to {bytes}",
-            buffer.limit
-        ),
+        _ if is_wider(usize::MAX) => buffer.said.call_once(|| {
+            tracing::info!(
+                ?limit,
+                ?by_itself,
+                "over long distances a link is as fast as the system's buffers let it be: raise net/{} to {bytes}",
+                buffer.limit
+            );
+        }),
         _ => {}
     }
 }
 
-/// Whether a buffer that is set, of so many bytes before they are doubled for what the system keeps beside the data, is wider than what it
-/// would come to by itself.
-fn is_wider(bytes: usize, by_itself: usize) -> bool {
-    bytes.saturating_mul(2) > by_itself
+/// Whether a buffer that is set to so many bytes is wider than what the system would come to by itself.
+fn is_wider(bytes: usize, doubled: usize, by_itself: usize) -> bool {
+    bytes.saturating_mul(doubled) > by_itself
 }
 
 /// A number of a setting of the network.
@@ -131,6 +158,9 @@ mod tests {
         let plain = getsockopt(&socket, RcvBuf).unwrap();
         widen_receiving(&socket, 1);
         assert_eq!(getsockopt(&socket, RcvBuf).unwrap(), plain, "a narrow one would not grow");
+        widen_receiving(&socket, usize::MAX);
+        assert!(getsockopt(&socket, RcvBuf).unwrap() >= plain, "no number below zero");
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
         widen_receiving(&socket, BYTES);
         let widened = getsockopt(&socket, RcvBuf).unwrap();
         let limit = number("core/rmem_max", 0).unwrap();
@@ -155,7 +185,8 @@ mod tests {
     #[test]
     fn a_narrow_limit_is_no_reason_to_fix_a_buffer_that_would_grow() {
         let (default_limit, grows_to) = (212_992, 4 << 20);
-        assert!(!is_wider(default_limit, grows_to));
-        assert!(is_wider(4 << 20, grows_to) && is_wider(usize::MAX, grows_to));
+        assert!(!is_wider(default_limit, 2, grows_to));
+        assert!(is_wider(4 << 20, 2, grows_to) && !is_wider(4 << 20, 1, grows_to));
+        assert!(is_wider(usize::MAX, 2, grows_to));
     }
 }

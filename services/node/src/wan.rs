@@ -8,6 +8,7 @@
 mod delay;
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -76,16 +77,20 @@ impl WanConnector {
 async fn dial(authority: &str, bulk: Option<usize>) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{authority} has no address"));
     for address in tokio::net::lookup_host(authority).await? {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        if let Some(bytes) = bulk {
-            widen_receiving(&socket, bytes);
-        }
-        match socket.connect(address).await {
+        match dial_address(address, bulk).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
         }
     }
     Err(last)
+}
+
+async fn dial_address(address: SocketAddr, bulk: Option<usize>) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(bytes) = bulk {
+        widen_receiving(&socket, bytes);
+    }
+    socket.connect(address).await
 }
 
 /// A connection to a peer.

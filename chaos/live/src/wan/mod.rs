@@ -3,7 +3,7 @@
 //!
 //! Flows in: IP packets from a TUN device in each region's router, and a [`Profile`] for each direction, changeable at any
 //! time. Flows out: the same packets on the other region's device. Must never hold more than a profile's queue and what
-//! is in flight, nor reorder the packets of a direction unless its jitter is told to.
+//! is in flight, nor reorder the packets of a direction.
 
 mod line;
 mod profile;

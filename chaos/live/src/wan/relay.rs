@@ -20,7 +20,7 @@ const DEVICE: &str = "wan0";
 const MTU: u16 = 1500;
 /// How many packets wait in a device until its thread reads them: as many as a connection has on its way at most. With the 500
 /// that a device comes with, a burst lost what no profile says.
-const DEVICE_QUEUE: u32 = 32 * 1024;
+const DEVICE_QUEUE: u32 = 64 * 1024;
 /// How long a thread may not see that it shall end.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// TTL and addresses lie in the first 20 bytes of an IPv4 packet.

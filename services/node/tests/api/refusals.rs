@@ -419,7 +419,7 @@ async fn producers_out_of_turn() {
 async fn past_the_deadline_only_the_answer_is_lost() {
     let node = node().await;
     let id = node.producer().await;
-    // So much is written by the writer's thread: no worker of this runtime hangs on the disk.
+    // So much is written by the thread that is held up.
     let value = "x".repeat(100_000);
     for sequence in 0..3 {
         let request = |deadline_ms| v1::PublishRequest {

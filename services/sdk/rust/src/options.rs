@@ -42,7 +42,8 @@ impl Default for ClientOptions {
 /// How a [`Publisher`](crate::Publisher) batches and waits.
 #[derive(Clone, Debug)]
 pub struct PublisherOptions {
-    /// A batch is closed at this size, in bytes before compression. A larger event travels alone.
+    /// A batch is closed at this size, in bytes before compression. A larger event travels alone. Five batches of a partition are under way
+    /// at most, so this bounds what a partition takes in the time that one takes.
     pub batch_bytes: usize,
     /// How many bytes of events may be without an answer before `send` waits. At least 4 MiB are taken.
     pub memory_bytes: usize,
@@ -59,7 +60,7 @@ pub struct PublisherOptions {
 impl Default for PublisherOptions {
     fn default() -> Self {
         Self {
-            batch_bytes: 64 * 1024,
+            batch_bytes: 256 * 1024,
             memory_bytes: 32 * 1024 * 1024,
             codec: Codec::Lz4,
             progress_timeout: Duration::from_secs(120),

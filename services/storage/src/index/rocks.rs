@@ -8,9 +8,10 @@
 use std::path::Path;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Env, ErrorKind,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, ErrorKind,
     FlushOptions, LogLevel, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
+use rustix::process::{Pid, setpriority_process};
 
 use super::keys::{FORMAT, FORMAT_KEY, Family, StoredFormat};
 use super::kv::Doing;
@@ -58,6 +59,7 @@ impl RocksKeyValue {
             .map_err(opening)?;
         let options = database_options(config, &memory).map_err(opening)?;
         let db = DB::open_cf_descriptors(&options, folder, families).map_err(opening)?;
+        step_back_with_compactions();
         for family in Family::ALL {
             if db.cf_handle(family.name()).is_none() {
                 return Err(KvError::Damaged { detail: format!("no column family {}", family.name()) });
@@ -159,14 +161,29 @@ fn refuse_newer(folder: &Path) -> Result<(), KvError> {
     }
 }
 
+/// The names of RocksDB's threads for compactions, and how far they step back: to a tenth of a core where everybody wants one.
+const COMPACTING: &str = "rocksdb:low";
+const STEP_BACK: i32 = 10;
+
+/// Lets compactions go behind what somebody waits for. Not as far behind as RocksDB's own setting would, which is as far as the system has it:
+/// where they never came to run, writes would wait for them in the end. Flushes, for which writes wait sooner, stay where they are. The
+/// threads are the process's, for all its databases, and are there once one is open. Where this fails they share the cores evenly.
+fn step_back_with_compactions() {
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return };
+    for thread in threads.flatten() {
+        let name = std::fs::read_to_string(thread.path().join("comm"));
+        let id = thread.file_name().to_str().and_then(|id| id.parse().ok());
+        let (Ok(name), Some(id)) = (name, id.and_then(Pid::from_raw)) else { continue };
+        if name.trim_end() == COMPACTING {
+            // Threads have priorities of their own on Linux.
+            let _ = setpriority_process(Some(id), STEP_BACK);
+        }
+    }
+}
+
 fn database_options(config: &RocksConfig, memory: &WriteBufferManager) -> Result<Options, rocksdb::Error> {
     // This one has no setter in the bindings; see the module's first lines for the reason.
     let mut options = Options::default().get_options_from_string("avoid_flush_during_shutdown=true")?;
-    // Nobody waits for a compaction, and whoever publishes is not to wait for a core that one has. Flushes, for which writes may wait, keep
-    // theirs. The threads are the process's, for all its databases.
-    let mut env = Env::new()?;
-    env.lower_thread_pool_cpu_priority();
-    options.set_env(&env);
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     options.set_atomic_flush(true);
@@ -353,5 +370,30 @@ mod tests {
 
     fn tables(folder: &Path) -> Vec<PathBuf> {
         contents(folder).into_keys().filter(|path| path.extension().is_some_and(|ext| ext == "sst")).collect()
+    }
+
+    #[test]
+    fn compactions_step_back() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let _index = RocksKeyValue::open(folder.path(), &RocksConfig::default()).expect("an index");
+        // proc_pid_stat(5): the name in brackets, the state, and the nice value as the 19th field. Threads may end meanwhile.
+        let nice_of = |stat: &str| {
+            let (name, fields) = stat.rsplit_once(')')?;
+            name.ends_with(COMPACTING).then(|| fields.split_whitespace().nth(16).map(str::to_owned))?
+        };
+        let nices = || -> Vec<String> {
+            let threads = std::fs::read_dir("/proc/self/task").expect("threads").flatten();
+            let stats = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+            stats.filter_map(|stat| nice_of(&stat)).collect()
+        };
+        // Another test's index may have made them just now.
+        let begun = std::time::Instant::now();
+        let all_have = |nices: &[String]| nices.iter().all(|nice| *nice == STEP_BACK.to_string());
+        while !all_have(&nices()) && begun.elapsed().as_secs() < 10 {
+            std::thread::yield_now();
+        }
+        let nices = nices();
+        assert!(all_have(&nices), "{nices:?}");
+        assert!(!nices.is_empty(), "RocksDB's threads have another name");
     }
 }

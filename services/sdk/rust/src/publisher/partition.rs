@@ -17,8 +17,6 @@ use crate::client::NodeIndex;
 
 /// As Kafka's `max.in.flight.requests.per.connection` with idempotence.
 pub(super) const WINDOW: usize = 5;
-/// A batch that grows to this gets room for the rest at once: what is in it already is moved once.
-const FIRST_ROOM: usize = 8 * 1024;
 /// More than a record's varints take, for deciding whether an event still fits.
 const RECORD_OVERHEAD: usize = 40;
 
@@ -146,7 +144,8 @@ impl<W: Waiters> Partition<W> {
                 builder: BatchBuilder::new(self.codec),
                 waiters: W::default(),
             });
-            if open.builder.bytes() < FIRST_ROOM && open.builder.bytes() + event.bytes() >= FIRST_ROOM {
+            let from = spare.from();
+            if open.builder.bytes() < from && open.builder.bytes() + event.bytes() >= from {
                 open.builder.move_into(spare.take());
             }
             match open.builder.push(event) {

@@ -18,6 +18,12 @@ impl Spare {
         Self { buffers: Vec::new(), bytes: bytes.min(meridian_types::limits::BATCH_BYTES) }
     }
 
+    /// A batch that grows to this gets one, and so the room for the rest at once: what is in it already is moved once, and no batch takes more than
+    /// eight times what is in it.
+    pub(super) fn from(&self) -> usize {
+        self.bytes / 8
+    }
+
     /// One with nothing in it.
     pub(super) fn take(&mut self) -> Vec<u8> {
         self.buffers.pop().unwrap_or_else(|| Vec::with_capacity(self.bytes))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use meridian_sdk::v1::link;
+use meridian_sdk::v1::{Link, link};
 use meridian_sdk::{Client, SdkError};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -50,22 +50,49 @@ pub fn start(
 async fn look(client: &Client, stream: &str) -> Result<String, SdkError> {
     let held = held(client, stream).await?;
     let lag = client.admin().lag().await?;
-    let links: Vec<_> = lag
-        .inbound
-        .iter()
-        .map(|link| {
-            let behind = link.backlog.unwrap_or_default();
-            if link.state() == link::State::Connecting {
-                return format!("{} out of reach", link.origin);
-            }
-            match behind.events {
-                0 => format!("{} 0 behind", link.origin),
-                events => {
-                    let age = human::time(Duration::from_millis(behind.oldest_ms));
-                    format!("{} {} behind ({age})", link.origin, human::count(events))
-                }
-            }
-        })
-        .collect();
+    let links: Vec<_> = lag.inbound.iter().map(behind).collect();
     Ok(format!("holds {:>9} events; links: {}", human::count(held), links.join(", ")))
+}
+
+/// How far a link is. One that comes through another region knows only what that region has.
+fn behind(link: &Link) -> String {
+    let from = match link.relay.as_str() {
+        "" => link.origin.clone(),
+        relay => format!("{} through {relay}", link.origin),
+    };
+    if link.state() == link::State::Connecting {
+        return format!("{from} out of reach");
+    }
+    let Some(backlog) = &link.backlog else { return format!("{from} not known") };
+    match backlog.events {
+        0 => format!("{from} 0 behind"),
+        events => {
+            let age = human::time(Duration::from_millis(backlog.oldest_ms));
+            format!("{from} {} behind ({age})", human::count(events))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meridian_sdk::v1::Backlog;
+
+    use super::*;
+
+    #[test]
+    fn a_link_says_through_whom_and_what_it_does_not_know() {
+        let link = |state, relay: &str, backlog| Link {
+            origin: "eu".into(),
+            relay: relay.into(),
+            state: i32::from(state),
+            backlog,
+            ..Link::default()
+        };
+        let backlog = |events| Some(Backlog { events, oldest_ms: 2000, ..Backlog::default() });
+        use link::State::{Connecting, Live};
+        assert_eq!(behind(&link(Connecting, "", backlog(3))), "eu out of reach");
+        assert_eq!(behind(&link(Live, "ap", backlog(0))), "eu through ap 0 behind");
+        assert!(behind(&link(Live, "", backlog(1200))).starts_with("eu 1,200 behind ("));
+        assert_eq!(behind(&link(Live, "", None)), "eu not known");
+    }
 }

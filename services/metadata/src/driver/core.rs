@@ -207,10 +207,12 @@ impl Driver {
 
     /// Whether the node can be given a replica.
     pub(super) fn has_room(&self, state: &Placement, node: NodeId, now: Timestamp) -> bool {
-        state.is_active(node)
-            && self.liveness.was_heard(node)
-            && self.liveness.is_live(node, now)
-            && !self.liveness.is_full(node)
+        state.is_active(node) && self.could_hold(node, now)
+    }
+
+    /// Whether the node could, were it not for a drain.
+    fn could_hold(&self, node: NodeId, now: Timestamp) -> bool {
+        self.liveness.was_heard(node) && self.liveness.is_live(node, now) && !self.liveness.is_full(node)
     }
 
     /// Creates the rows that are wanted and not there, once it is known which nodes are.
@@ -225,8 +227,13 @@ impl Driver {
         if !all_heard && !self.liveness.has_listened(now) {
             return;
         }
-        let with_room: Vec<NodeId> =
-            state.nodes().map(|(id, _)| id).filter(|id| self.has_room(state, *id, now)).collect();
+        let nodes = || state.nodes().map(|(id, _)| id);
+        let mut with_room: Vec<NodeId> = nodes().filter(|id| self.has_room(state, *id, now)).collect();
+        if nodes().all(|id| !state.is_active(id)) {
+            // All are drained, which nothing stood against while nothing was placed. A shard at a node that is to go moves once
+            // there is another; one that is nowhere takes nothing.
+            with_room = nodes().filter(|id| self.could_hold(*id, now)).collect();
+        }
         for shard in self.wanted.iter().filter(|shard| state.shard(**shard).is_none()) {
             if let Some(members) = self.first_set(state, *shard, &with_room, now) {
                 let watch = watches.entry(*shard).or_default();

@@ -40,6 +40,23 @@ fn wanted_shards_are_created_on_nodes_that_are_there() {
     }
 }
 
+#[test]
+fn where_all_nodes_are_drained_before_anything_is_placed_shards_are_placed_all_the_same() {
+    let mut bench = Bench::new(2);
+    bench.hold = true;
+    bench.change(Change::Drain { node: NodeId(1) });
+    bench.input(Input::Wanted(vec![shard(0)]));
+    bench.run(600, &[1, 2]);
+    assert_eq!(bench.proposed, [Change::Create { shard: shard(0), members: ids(&[2]) }], "not at the drained one");
+
+    let mut bench = Bench::new(2);
+    bench.change(Change::Drain { node: NodeId(1) });
+    bench.change(Change::Drain { node: NodeId(2) });
+    bench.input(Input::Wanted(vec![shard(0)]));
+    bench.run(600, &[1, 2]);
+    assert_eq!(bench.state.shard(shard(0)).unwrap().members, ids(&[1, 2]));
+}
+
 /// A region of six with replication 3, of which those nodes hold so much of shard 0, a past one.
 fn restored(held: &[(u32, u64)]) -> Bench {
     let mut bench = Bench::new(6);

@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use meridian_shard::{Ack, Reject};
-use meridian_types::{NodeId, ShardId};
+use meridian_types::{Boot, NodeId, ShardId};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+/// In one life a node forwards fewer publishes than two to the power of this.
+const A_LIFE: u32 = 40;
 /// How long a node is waited for once another leads in its place: one that is there answers sooner.
 const LEAVE: Duration = Duration::from_millis(300);
 
@@ -22,13 +24,18 @@ struct Waiting {
 }
 
 /// Who waits for which node's answer.
-#[derive(Default)]
 pub(crate) struct Forwards {
     next: AtomicU64,
     waiting: Mutex<HashMap<NodeId, HashMap<u64, Waiting>>>,
 }
 
 impl Forwards {
+    /// Of a process. A leader answers the node, in whatever life that is by then: so no number comes again that an earlier life may have
+    /// given, or a publish would be acknowledged by another one's answer.
+    pub fn of(boot: Boot) -> Self {
+        Self { next: AtomicU64::new(boot.0 << A_LIFE), waiting: Mutex::default() }
+    }
+
     /// A number for a publish, and what its answer will arrive at. It ends without one where the answer may be lost:
     /// whether the batch is stored is then not known, and a retry finds out.
     pub fn begin(&self, node: NodeId, shard: ShardId) -> (u64, oneshot::Receiver<Result<Ack, Reject>>) {
@@ -92,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_node_that_stands_still_is_waited_for_until_another_leads() {
-        let forwards = Forwards::default();
+        let forwards = Forwards::of(Boot(1));
         let (_, mut moved) = forwards.begin(OLD, shard(1));
         let (id, mut stays) = forwards.begin(OLD, shard(2));
         let mut now = Instant::now();
@@ -116,8 +123,20 @@ mod tests {
     }
 
     #[test]
+    fn what_an_earlier_life_asked_for_is_answered_to_nobody() {
+        let (before, now) = (Forwards::of(Boot(1)), Forwards::of(Boot(2)));
+        let (late, _) = before.begin(OLD, shard(1));
+        let (own, mut waits) = now.begin(OLD, shard(1));
+        assert_ne!(late, own);
+        now.answered(OLD, late, Some(Err(Reject::Damaged)));
+        assert_eq!(waits.try_recv(), Err(TryRecvError::Empty));
+        now.answered(OLD, own, Some(Err(Reject::NotLeader)));
+        assert_eq!(waits.try_recv(), Ok(Err(Reject::NotLeader)));
+    }
+
+    #[test]
     fn what_nobody_waits_for_is_forgotten() {
-        let forwards = Forwards::default();
+        let forwards = Forwards::of(Boot(1));
         let (_, given_up) = forwards.begin(OLD, shard(1));
         let (_, waits) = forwards.begin(OLD, shard(1));
         drop(given_up);

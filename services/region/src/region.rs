@@ -100,7 +100,7 @@ impl Region {
             board,
             shards,
             host: OnceLock::new(),
-            forwards: Forwards::default(),
+            forwards: Forwards::of(me.boot),
             events,
             closed: CancellationToken::new(),
             maker: OnceLock::new(),

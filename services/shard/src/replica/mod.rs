@@ -122,7 +122,8 @@ impl Replica {
             awaited: None,
             led: LeaderEpoch(0),
             acted: LeaderEpoch(0),
-            attempts: 0,
+            // An answer to what an earlier life asked may come late.
+            attempts: (boot.0 as u32).wrapping_sub(1) << 16,
             early: BTreeMap::new(),
             log: Log::new(shard, base, from.lanes),
             // What is applied was committed and flushed.

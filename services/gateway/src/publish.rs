@@ -292,7 +292,9 @@ impl Gateway {
 
     /// This region, and those that have reported the frame durable.
     fn durable_in(&self, ack: &Ack) -> Vec<String> {
-        let shard = self.host().home_shard_id(ack.lane.stream, ack.lane.partition);
+        // A retry may be told of the incarnation before: its numbers are of that one's log.
+        let home = self.host().home_shard_id(ack.lane.stream, ack.lane.partition);
+        let shard = ShardId { origin: ack.lane.origin, ..home };
         let mut regions = self.board().that_have(shard, ack.seq);
         regions.insert(0, self.me().region.to_string());
         regions

@@ -64,6 +64,10 @@ impl std::convert::From<ApiError> for End {
     }
 }
 
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
 /// Opens a subscription: its first message says where to start.
 pub(crate) async fn open(
     gateway: Gateway,
@@ -85,7 +89,7 @@ pub(crate) async fn open(
     let mut subscription = Subscription {
         following: Following::new(Cursor::start(stream.id)),
         stream: stream.id,
-        credit: start.credit_bytes,
+        credit: signed(start.credit_bytes),
         news: ShardNews::new(stream.id, gateway.host()),
         upstreams: BTreeMap::new(),
         woken: Arc::default(),
@@ -113,7 +117,8 @@ struct Subscription {
     gateway: Gateway,
     stream: StreamId,
     following: Following,
-    credit: u64,
+    /// Below zero while a batch that was larger than what was left is not given back: else each of them would widen the window for good.
+    credit: i64,
     /// Of the shards that are read here.
     news: ShardNews,
     /// The nodes where the others are read.
@@ -315,7 +320,7 @@ impl Subscription {
         let mut heard_all = false;
         loop {
             let can_read = self.credit > 0 && self.following.has_due();
-            if heard_all && self.credit == 0 {
+            if heard_all && self.credit <= 0 {
                 return End::Gone;
             }
             // What a node that has not found its region holds may be long past.
@@ -331,7 +336,7 @@ impl Subscription {
                 }
                 message = requests.message(), if !heard_all => match message {
                     Ok(Some((v1::SubscribeRequest { request: Some(In::Credit(credit)) }, _))) => {
-                        self.credit = self.credit.saturating_add(credit.bytes);
+                        self.credit = self.credit.saturating_add(signed(credit.bytes));
                     }
                     Ok(Some(_)) => {
                         return ApiError::new(Reason::InvalidArgument, "a subscription starts once; after that it takes credit").into();
@@ -402,7 +407,7 @@ impl Subscription {
                 first_wanted: first.0,
                 batch: run.batch,
             };
-            self.credit = self.credit.saturating_sub(bytes as u64);
+            self.credit = self.credit.saturating_sub(signed(bytes as u64));
             self.gateway.metrics().delivered_events.inc_by(next.0 - first.0);
             let response = v1::SubscribeResponse { response: Some(Out::Batch(batch)) };
             meridian_wire::frame_into(&response, &mut together);
@@ -424,7 +429,7 @@ impl Subscription {
     /// The next run of a lane, and room for it, which is taken before it is read; none: it is to be read elsewhere, or later.
     async fn read(&mut self, due: Due, out: &Outgoing<Answers>) -> Result<Option<Read>, End> {
         let gateway = &self.gateway;
-        let credit = usize::try_from(self.credit).unwrap_or(usize::MAX);
+        let credit = usize::try_from(self.credit.max(0)).unwrap_or(usize::MAX);
         let budget = gateway.delivery();
         let most = usize::try_from(budget.capacity()).unwrap_or(usize::MAX);
         let limit = gateway.config().subscriber_buffer_bytes.min(credit).min(most).max(1);

@@ -22,11 +22,14 @@ use meridian_mirror::Dialer;
 use meridian_types::{NodeId, RegionName};
 use meridian_wire::HTTP_FRAME;
 use parking_lot::{Mutex, RwLock};
+use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::config::{NodeConfig, WanTable};
 use crate::wan::{WanConnector, WanStream};
 
+/// How long an address is waited for where there is another one: nobody may be at the first any more, to refuse.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// The largest window that HTTP/2 has.
 const MOST_WINDOW: usize = (1 << 31) - 1;
 /// How much wider than the window of a stream its connection's is: for what else is said on it.
@@ -90,7 +93,11 @@ impl PeerWays {
                 let way = Arc::new(Way { is_far, connector, seed: None, known: RwLock::default() });
                 self.ways.write().entry(node.id).or_insert(way).clone()
             });
-            *way.known.write() = Some(node.peer_address.clone());
+            let before = way.known.write().replace(node.peer_address.clone());
+            if before.is_some_and(|before| before != node.peer_address) {
+                // Somebody else may be at the old address by now, and the connection to him well.
+                self.raft.lock().remove(&node.id);
+            }
         }
     }
 
@@ -143,8 +150,17 @@ impl tower::Service<Uri> for Connector {
         let (way, bulk) = (self.way.clone(), self.bulk);
         Box::pin(async move {
             let mut last = io::Error::new(io::ErrorKind::InvalidInput, "its address is not known");
-            for address in way.addresses() {
-                match way.connector.connect_to(&address, bulk).await {
+            let addresses = way.addresses();
+            for (at, address) in addresses.iter().enumerate() {
+                let connecting = way.connector.connect_to(address, bulk);
+                let is_last = at + 1 == addresses.len();
+                let connected = match is_last {
+                    true => connecting.await,
+                    false => timeout(PATIENCE, connecting).await.unwrap_or_else(|_| {
+                        Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer"))
+                    }),
+                };
+                match connected {
                     Ok(stream) => return Ok(TokioIo::new(stream)),
                     Err(error) => last = error,
                 }
@@ -247,5 +263,30 @@ mod tests {
         apply(Change::RemoveNode(NodeId(2)));
         assert_eq!(addresses(3).unwrap(), ["http://127.0.0.1:9503"]);
         assert!(addresses(2).is_some(), "until Raft can do without it");
+    }
+
+    #[tokio::test]
+    async fn where_an_address_swallows_what_is_sent_the_next_one_is_tried() {
+        use tower::Service as _;
+
+        let hole = tokio::net::TcpSocket::new_v4().unwrap();
+        hole.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let hole = hole.listen(1).unwrap();
+        let swallowing = hole.local_addr().unwrap();
+        // Nobody accepts: what its queue has no room for is not answered.
+        let mut waiting = Vec::new();
+        while let Ok(Ok(one)) = timeout(PATIENCE / 4, tokio::net::TcpStream::connect(swallowing)).await {
+            waiting.push(one);
+        }
+        let there = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let way = Way {
+            is_far: false,
+            connector: WanConnector::new(Duration::ZERO),
+            seed: Some(format!("http://{}", there.local_addr().unwrap())),
+            known: RwLock::new(Some(format!("http://{swallowing}"))),
+        };
+        let mut connector = Connector { way: Arc::new(way), bulk: None };
+        connector.call(Uri::from_static("http://node")).await.unwrap();
+        there.accept().await.unwrap();
     }
 }

@@ -11,6 +11,7 @@ use meridian_types::{
 };
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::task::{ShardTask, Unapplied};
 use crate::{
@@ -20,6 +21,11 @@ use crate::{
 
 /// How long closing waits for the shards' tasks.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+/// How often it is looked at least whether the index is to be flushed.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// So many volume files are begun between two flushes of the index, and some more while one is under way. A start after a crash reads
+/// them again: at the rate at which a disk writes, the time between flushes alone would be gigabytes.
+const FILES_AHEAD: usize = 8;
 
 /// How a host is set up.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +42,7 @@ pub struct HostConfig {
     pub tail_bytes: usize,
     /// Idempotent producers kept in memory, for each shard.
     pub producers: usize,
-    /// How often the index is flushed, so that a restart replays little.
+    /// How often the index is flushed at least, so that a restart replays little.
     pub flush_every: Duration,
     /// After how long without frames the volume is told how far a shard is applied, so that a crash forgets none of it.
     pub mark_after: Duration,
@@ -273,13 +279,22 @@ impl ShardHost {
         self.parts.writer.is_full()
     }
 
-    /// Flushes the index every so often, for ever.
+    /// Flushes the index every so often, and sooner where much is written, for ever.
     pub async fn keep_flushing(&self) {
-        let mut ticks = tokio::time::interval(self.parts.config.flush_every);
+        let flush_every = self.parts.config.flush_every;
+        let mut ticks = tokio::time::interval(flush_every.min(LOOK_EVERY));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut last = Seq::ZERO.0;
+        let restarts = self.parts.writer.restarts();
+        let (mut last, mut last_at, mut kept_back) = (Seq::ZERO.0, Instant::now(), 0);
         loop {
             ticks.tick().await;
+            // What a flush leaves waiting is not applied yet, or never will be: that is no reason for the next one.
+            let waiting = restarts.waiting();
+            kept_back = waiting.min(kept_back);
+            if last_at.elapsed() < flush_every && waiting < kept_back + FILES_AHEAD {
+                continue;
+            }
+            last_at = Instant::now();
             self.parts.volume.forget_unused();
             let applied: u64 = self.all().iter().map(|shard| shard.progress().applied.0).sum();
             if applied == last {
@@ -287,6 +302,7 @@ impl ShardHost {
             }
             last = applied;
             self.flush_index().await;
+            kept_back = restarts.waiting();
         }
     }
 

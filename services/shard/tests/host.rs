@@ -7,8 +7,9 @@ mod node;
 use bytes::Bytes;
 use meridian_batch::stamped;
 use meridian_shard::{Ack, Publish, PublishError, ReadError, Reader, Reject};
+use meridian_storage::index::Index;
 use meridian_storage::volume::file_name;
-use meridian_storage::{BLOCK, Chain, FRAME_HEADER_BYTES, Frame, FrameKind, Place, PowerLoss};
+use meridian_storage::{BLOCK, Chain, FRAME_HEADER_BYTES, Frame, FrameKind, Place, PowerLoss, Restart};
 use meridian_types::{Lane, Offset, Partition, Seq, ShardId};
 use node::{COPY, HOME, Machine, Process, SHARDS, STREAM, home, mirrored, partition_in, publish, runtime};
 use rand::rngs::Xoshiro256PlusPlus as Rng;
@@ -480,6 +481,34 @@ fn a_flipped_bit_is_never_served_and_stops_its_shard_only_above_the_applied_mark
             }
         });
     }
+}
+
+#[test]
+fn an_index_is_flushed_sooner_than_in_time_where_files_fill_up() {
+    let mut machine = Machine::new(1);
+    let runtime = runtime();
+    let (process, written) = runtime.block_on(async {
+        let process = machine.start().expect("a disk that works");
+        assert!(process.settled().await);
+        let host = process.host.clone();
+        // Once an hour, says its configuration.
+        let flushing = tokio::spawn(async move { host.keep_flushing().await });
+        let (partition, mut written) = (partition_in(0), 0);
+        let shard = process.host.home_shard(STREAM, partition).expect("a shard at home");
+        let is_kept = |process: &Process| Restart::of(&process.index).expect("an index").is_some();
+        while !is_kept(&process) {
+            shard.publish(publish(partition, written, 1, 8 << 10)).await.expect("an acknowledgement");
+            written += 1;
+            assert!(written < 10_000, "nothing is flushed");
+        }
+        flushing.abort();
+        (process, written)
+    });
+    drop(runtime);
+    machine.kill(process);
+    assert!(written > 8 * 7, "not at each file of 64 KiB: {written}");
+    let index = Index::open(machine.kv.clone()).expect("an index");
+    assert!(Restart::of(&index).expect("an index").is_some(), "after the crash a start begins in the middle");
 }
 
 #[test]

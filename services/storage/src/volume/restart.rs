@@ -126,6 +126,11 @@ impl Restarts {
         }
     }
 
+    /// How many there are: the files that the writer has begun and the index does not vouch for.
+    pub fn waiting(&self) -> usize {
+        self.0.lock().len()
+    }
+
     /// Has the index hold the last one of which it has applied everything. To be called before the index is flushed. Where
     /// something `is_damaged`, which a read has found, it is to hold none: the next start reads everything.
     ///

@@ -166,7 +166,8 @@ impl Cluster {
                 let mode = match shape {
                     Shape::Single => kafka::Mode::Single,
                     Shape::Batched => kafka::Mode::Batched,
-                    Shape::Call | Shape::Batches(_) => return no_shape(),
+                    Shape::Batches(bytes) => kafka::Mode::Batches(bytes),
+                    Shape::Call => return no_shape(),
                 };
                 Sender::Kafka(servers.publisher(stream, mode, tally).await?)
             }

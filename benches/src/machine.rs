@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::process::Command;
 
+use serde::Serialize;
+
 /// Where and of what the figures are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Machine {
     /// As /proc/cpuinfo says.
     pub cpu: String,
@@ -66,8 +68,10 @@ fn commit() -> String {
         return UNKNOWN.to_owned();
     };
     // What this program writes does not count.
-    let changed =
-        ["status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benches/RESULTS.md"];
+    let written = ["RESULTS.md", "RESULTS.json", "pictures"];
+    let written = written.map(|name| format!(":(top,exclude)benches/{name}"));
+    let mut changed = vec!["status", "--porcelain", "--untracked-files=no", "--", ":/"];
+    changed.extend(written.iter().map(String::as_str));
     match said("git", &changed) {
         Some(first) if first.is_empty() => commit,
         Some(_) => format!("{commit}, with uncommitted changes"),

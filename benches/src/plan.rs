@@ -253,6 +253,8 @@ pub enum Measure {
     Memory,
     /// How long it took.
     Seconds,
+    /// How much of the disk was read for it.
+    Read,
 }
 
 /// What a ratio, or a value, is to be.

@@ -55,6 +55,8 @@ pub struct Outcome {
     pub held: Option<f64>,
     /// How long the work took, where that is what is measured, in seconds.
     pub seconds: Option<f64>,
+    /// What was read of the disk meanwhile, in bytes.
+    pub read: Option<u64>,
     /// What it took.
     pub usage: Usage,
     /// Why this is no figure of the load it names, if so.
@@ -108,11 +110,11 @@ impl Records {
         &self.all
     }
 
-    /// Whether this was measured, of this code, whatever came of it.
-    pub fn has(&self, commit: &str, row: &str, case: &str, turn: usize) -> bool {
+    /// Whether this was measured, of this code and for so many seconds, whatever came of it.
+    pub fn has(&self, commit: &str, row: &str, case: &str, turn: usize, counted: f64) -> bool {
         self.all.iter().any(|record| {
-            (record.commit.as_str(), record.row.as_str(), record.case.as_str(), record.turn)
-                == (commit, row, case, turn)
+            (record.commit.as_str(), record.row.as_str(), record.case.as_str(), record.turn, record.counted)
+                == (commit, row, case, turn, counted)
         })
     }
 
@@ -164,8 +166,9 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let mut again = Records::open(&path).unwrap();
         assert_eq!(again.all(), records.all());
-        assert!(again.has("c", "r", "meridian", 2) && !again.has("c", "r", "meridian", 3));
-        assert!(!again.has("d", "r", "meridian", 1), "of other code");
+        assert!(again.has("c", "r", "meridian", 2, 1.0) && !again.has("c", "r", "meridian", 3, 1.0));
+        assert!(!again.has("d", "r", "meridian", 1, 1.0), "of other code");
+        assert!(!again.has("c", "r", "meridian", 1, 2.0), "for another time");
         again.add(record(3)).unwrap();
         assert_eq!(Records::open(&path).unwrap().all().len(), 3);
         std::fs::write(&path, "x\ny\n").unwrap();

@@ -9,7 +9,7 @@ use crate::measure::Bench;
 use crate::plan::{Place, System, VALUE_BYTES};
 use crate::record::Outcome;
 use crate::site::Site;
-use crate::usage::Snapshot;
+use crate::usage::{Snapshot, read_of_disk};
 
 const STREAM: &str = "stored";
 
@@ -35,8 +35,9 @@ pub async fn recover(bench: &Bench<'_>, bytes: u64) -> Result<Outcome, BenchErro
     let seconds = begun.elapsed().as_secs_f64();
     let node = [world.first().watched()];
     let usage = Snapshot::before_start(&node)?.usage(&node)?;
+    let read = Some(read_of_disk(node[0].pid)?);
     world.verify(STREAM, events).await?;
     world.end().await?;
     let bytes = bytes as f64 / seconds;
-    Ok(Outcome { events, bytes, seconds: Some(seconds), usage, note, ..Outcome::default() })
+    Ok(Outcome { events, bytes, seconds: Some(seconds), read, usage, note, ..Outcome::default() })
 }

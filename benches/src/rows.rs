@@ -2,13 +2,14 @@
 
 use crate::plan::Bound::{AtLeast, AtMost};
 use crate::plan::Measure::{
-    AboveOneWay, AckP50, AckP99, Bytes, Cpu, LagP50, LagP99, Memory, Rate, RatePerCpu, Seconds,
+    AboveOneWay, AckP50, AckP99, Bytes, Cpu, LagP50, LagP99, Memory, Rate, RatePerCpu, Read, Seconds,
 };
 use crate::plan::System::{JetStream, Kafka, Meridian};
 use crate::plan::{
     Before, Bound, Case, Figure, Flush, Line, Measure, Place, Publish, Row, Shape, Sync, System, Tuned,
     WINDOW, Work,
 };
+use crate::text::count;
 
 const LAZY: System = JetStream(Sync::Lazy);
 const ALWAYS: System = JetStream(Sync::Always);
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Row> {
     rows.extend(catch_up());
     rows.extend(sizes());
     rows.extend(wan());
+    rows.push(wan_lag());
     rows.extend(growth());
     rows.push(recovery());
     rows
@@ -53,6 +55,7 @@ const fn against(measure: Measure, theirs: &'static str, bound: Bound) -> Figure
 fn mirrored() -> Vec<Row> {
     let batched = Work::Publish(Publish::max(Shape::Batched, None));
     let single = Work::Publish(Publish::max(Shape::Single, Some(WINDOW)));
+    let packed = Work::Publish(Publish::max(Shape::Batches(64 << 10), None));
     let mut batches = each(&[Meridian], Place::Two, batched);
     // JetStream's clients send each message by itself; its batched ingest is a choice of its own.
     batches.extend(each(&[LAZY], Place::Two, single));
@@ -67,12 +70,24 @@ fn mirrored() -> Vec<Row> {
             cases: batches,
             figures: vec![
                 against(Rate, "jetstream-lazy", AtLeast(6.0)),
+                against(Rate, "jetstream-lazy-batched", AtLeast(6.0)),
                 against(Cpu, "jetstream-lazy", AtMost(0.25)),
                 against(Rate, "kafka-throughput", AtLeast(5.0)),
                 against(RatePerCpu, "kafka-throughput", AtLeast(5.0)),
                 against(Memory, "jetstream-lazy", AtMost(0.5)),
             ],
             quick: true,
+        },
+        Row {
+            name: "mirror-64k",
+            title: "Publish 1 KiB events, about 64 KiB a batch (Kafka: its client's batch.size), with a live mirror",
+            cases: vec![
+                case("meridian", Meridian, Place::Two, packed),
+                case("jetstream-lazy-batched", LAZY, Place::Two, ingest),
+                case("kafka-64k", KAFKA_FAST, Place::Two, packed),
+            ],
+            figures: vec![],
+            quick: false,
         },
         Row {
             name: "mirror-kafka",
@@ -286,6 +301,31 @@ fn wan() -> Vec<Row> {
     ]
 }
 
+/// Rates, lines and losses that [`wan`] has no row of its own for.
+fn wan_lag() -> Row {
+    let mut cases = Vec::new();
+    for (round_trip_ms, lost_of_million) in [(80, 0), (80, 1_000), (150, 0), (150, 1_000)] {
+        for rate in [1_000, 5_000, 20_000, 50_000] {
+            if rate == 5_000 && matches!((round_trip_ms, lost_of_million), (80, 0) | (150, 1_000)) {
+                continue;
+            }
+            let lost = if lost_of_million > 0 { ", 0.1 % lost" } else { "" };
+            let line = Place::Wan(Line { round_trip_ms, lost_of_million });
+            for system in [Meridian, LAZY] {
+                let name = format!("{}, {round_trip_ms} ms{lost}, {}/s", system.name(), count(rate));
+                cases.push(case(&name, system, line, Work::Publish(Publish::paced(rate))));
+            }
+        }
+    }
+    Row {
+        name: "wan-lag",
+        title: "Events at other rates, one a message, read over other lines",
+        cases,
+        figures: vec![],
+        quick: false,
+    }
+}
+
 fn growth() -> Vec<Row> {
     let paced = |readers, before| Work::Publish(Publish { readers, before, ..Publish::paced(5_000) });
     let alone = |name, readers, before| case(name, Meridian, Place::Alone, paced(readers, before));
@@ -332,7 +372,11 @@ fn recovery() -> Row {
             case("meridian", Meridian, Place::Alone, Work::Recover(10 * GIB)),
             case("reading it once", Meridian, Place::Alone, Work::ReadFile(10 * GIB)),
         ],
-        figures: vec![figure(Seconds, "meridian", "reading it once", AtMost(1.5))],
+        figures: vec![
+            figure(Seconds, "meridian", "reading it once", AtMost(1.5)),
+            // The index is intact: only what it had not on disk is read again.
+            figure(Read, "meridian", "reading it once", AtMost(0.25)),
+        ],
         quick: false,
     }
 }

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use serde_json::json;
+
 use crate::error::{BenchError, io};
 use crate::files;
 use crate::limits::Limits;
@@ -69,7 +71,8 @@ impl Plan {
             eprintln!("{}: {}", row.name, row.title);
             for turn in 1..=spans.turns {
                 for case in &row.cases {
-                    if records.has(&machine.commit, row.name, &case.name, turn) {
+                    let counted = spans.counted.as_secs_f64();
+                    if records.has(&machine.commit, row.name, &case.name, turn, counted) {
                         continue;
                     }
                     let bench = Bench { tools: &tools, spans, dir: &dir.join("case") };
@@ -81,7 +84,9 @@ impl Plan {
         }
         let limits = [before, limits(&dir, spans).await?];
         let of_these = |record: &&Record| {
-            record.commit == machine.commit && rows.iter().any(|row| row.name == record.row)
+            record.commit == machine.commit
+                && record.counted == spans.counted.as_secs_f64()
+                && rows.iter().any(|row| row.name == record.row)
         };
         let records = records.all().iter().filter(of_these).cloned().collect();
         if kept.starts_with(&dir) {
@@ -121,7 +126,8 @@ impl Run {
     /// # Errors
     /// They cannot be written.
     pub fn write_beside(&self, page: &Path) -> Result<(), BenchError> {
-        let text = serde_json::to_string_pretty(&self.records)
+        let all = json!({ "machine": self.machine, "limits": self.limits, "records": self.records });
+        let text = serde_json::to_string_pretty(&all)
             .map_err(|error| BenchError::wrong(format!("the records have no text: {error}")))?;
         let path = page.with_extension("json");
         std::fs::write(&path, text + "\n").map_err(io(format!("write {}", path.display())))?;

@@ -118,6 +118,16 @@ impl Snapshot {
     }
 }
 
+/// What a process has read of the disk since it began, in bytes; what was in the page cache does not count.
+///
+/// # Errors
+/// /proc cannot be read.
+pub fn read_of_disk(pid: u32) -> Result<u64, BenchError> {
+    let text = read(&format!("/proc/{pid}/io"))?;
+    let bytes = text.lines().find_map(|line| line.strip_prefix("read_bytes:")?.trim().parse().ok());
+    bytes.ok_or_else(|| BenchError::wrong("/proc/PID/io has no read_bytes"))
+}
+
 fn read(path: &str) -> Result<String, BenchError> {
     std::fs::read_to_string(path).map_err(io(format!("read {path}; did a node end?")))
 }
@@ -188,5 +198,6 @@ mod tests {
         let own = [Watched { name: "own".to_owned(), pid: std::process::id() }];
         let usage = Snapshot::take(&own).unwrap().usage(&own).unwrap();
         assert!(usage.peak_rss[0] > 0 && usage.nodes.len() == 1);
+        assert!(read_of_disk(std::process::id()).unwrap() < 1 << 40);
     }
 }

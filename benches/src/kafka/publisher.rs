@@ -26,6 +26,8 @@ pub enum Mode {
     Single,
     /// As the client batches.
     Batched,
+    /// The same, of at most so many bytes each.
+    Batches(usize),
 }
 
 /// Publishes into one topic.

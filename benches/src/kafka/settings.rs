@@ -80,9 +80,13 @@ pub fn publisher(tuned: Tuned, mode: Mode, broker: SocketAddr) -> ClientConfig {
         // Two hundred times what may be under way: a longer queue would only be waited in.
         (Mode::Single, _) => ("0", "1", "1000"),
         // What has come while a request was under way is the next one.
-        (Mode::Batched, Tuned::Latency) => ("0", "10000", "100000"),
+        (Mode::Batched | Mode::Batches(_), Tuned::Latency) => ("0", "10000", "100000"),
         // The defaults of this client, and this linger also that of Kafka's own since 4.0.
-        (Mode::Batched, Tuned::Throughput) => ("5", "10000", "100000"),
+        (Mode::Batched | Mode::Batches(_), Tuned::Throughput) => ("5", "10000", "100000"),
+    };
+    let batch = match mode {
+        Mode::Batches(bytes) => bytes,
+        Mode::Single | Mode::Batched => 1_000_000,
     };
     let mut config = client(broker);
     config
@@ -91,7 +95,7 @@ pub fn publisher(tuned: Tuned, mode: Mode, broker: SocketAddr) -> ClientConfig {
         .set("compression.type", "none")
         .set("linger.ms", linger)
         .set("batch.num.messages", events)
-        .set("batch.size", "1000000")
+        .set("batch.size", batch.to_string())
         // As Kafka's own client places a key.
         .set("partitioner", "murmur2_random")
         // What Kafka's own client holds at most.

@@ -49,6 +49,7 @@ impl Judged {
     pub fn verdict(&self) -> &'static str {
         match self.value {
             None => "NO FIGURE",
+            Some(_) if self.bound == Bound::AtLeast(0.0) => "–",
             Some(value) if self.bound.holds(value) => "reached",
             Some(_) => "MISSED",
         }
@@ -106,6 +107,7 @@ pub fn value(measure: Measure, outcome: &Outcome) -> Option<f64> {
             (most > 0).then(|| most as f64 / f64::from(1 << 20))
         }
         Measure::Seconds => outcome.seconds,
+        Measure::Read => outcome.read.map(|bytes| bytes as f64 / f64::from(1 << 20)),
     }
 }
 
@@ -123,6 +125,7 @@ pub const fn words(measure: Measure) -> &'static str {
         Measure::AboveOneWay => "lag p50 above one way, ms",
         Measure::Memory => "peak memory of a node, MiB",
         Measure::Seconds => "seconds",
+        Measure::Read => "read of the disk, MiB",
     }
 }
 

@@ -6,6 +6,7 @@ mod pictures;
 mod tests;
 
 use crate::error::BenchError;
+use crate::latency::Quantiles;
 use crate::limits::{Limits, SyncRate};
 use crate::machine::Machine;
 use crate::plan::{Bound, Measure, Row, Spans, VALUE_BYTES};
@@ -50,8 +51,8 @@ impl Page<'_> {
         text += "machine and share its cores and its one disk. **Every event that Meridian acknowledges is on stable storage;**\n";
         text += "there is no other setting. Cases of a row take turns. A ratio is of medians; its range is turn by turn. After each\n";
         text += "run each region was asked for what it holds: of Meridian's the stored bytes were compared. Events a second are those\n";
-        text +=
-            "acknowledged in the counted span, or those mirrored over the whole load, if that is less.\n\n";
+        text += "acknowledged in the counted span, or those mirrored over the whole load, if that is less. In the rows' tables the median is\n\
+             followed by the least and the most of all turns.\n\n";
         text += &self.profiles();
         text += &self.noise();
         text += &self.figures();
@@ -191,7 +192,7 @@ impl Page<'_> {
         let heads = [
             "case",
             "turns",
-            "events/s (least to most)",
+            "events/s",
             "MiB/s",
             "ack ms p50 / p99 / max",
             "lag ms p50 / p99 / max",
@@ -204,22 +205,18 @@ impl Page<'_> {
         for case in &row.cases {
             let outcomes: Vec<&Outcome> =
                 valid(row.name, &case.name, self.records).map(|(_, outcome)| outcome).collect();
-            let middle = |measure| median(outcomes.iter().filter_map(|o| value(measure, o)).collect());
-            let cell = |measure| middle(measure).map_or_else(|| "–".to_owned(), number);
-            let rates: Vec<f64> =
-                outcomes.iter().map(|outcome| outcome.rate).filter(|rate| *rate > 0.0).collect();
+            let cell = |measure| spread(outcomes.iter().filter_map(|o| value(measure, o)).collect());
             let own = |o: &&Outcome| (o.events > 0).then(|| o.usage.own * 1e6 / o.events as f64);
-            let own = median(outcomes.iter().filter_map(own).collect());
             table.row(vec![
                 case.name.clone(),
                 outcomes.len().to_string(),
-                rates_cell(rates),
+                cell(Measure::Rate),
                 cell(Measure::Bytes),
                 times_cell(outcomes.iter().filter_map(|outcome| outcome.ack.as_ref())),
                 times_cell(outcomes.iter().filter_map(|outcome| outcome.lag.as_ref())),
                 cell(Measure::Seconds),
                 cell(Measure::Cpu),
-                own.map_or_else(|| "–".to_owned(), number),
+                spread(outcomes.iter().filter_map(own).collect()),
                 cell(Measure::Memory),
             ]);
         }
@@ -268,23 +265,25 @@ fn number(value: f64) -> String {
     }
 }
 
-fn rates_cell(rates: Vec<f64>) -> String {
-    let least = rates.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = rates.iter().copied().fold(0.0, f64::max);
-    match median(rates) {
+/// The median, and where there are several the least and the most.
+fn spread(values: Vec<f64>) -> String {
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = values.iter().copied().fold(0.0, f64::max);
+    let several = values.len() > 1;
+    match median(values) {
         None => "–".to_owned(),
-        Some(median) => format!("{} ({} to {})", number(median), number(least), number(most)),
+        Some(median) if several => format!("{} ({} to {})", number(median), number(least), number(most)),
+        Some(median) => number(median),
     }
 }
 
-/// The median of each quantile.
-fn times_cell<'a>(times: impl Iterator<Item = &'a crate::latency::Quantiles>) -> String {
+/// Each quantile, turn by turn put together.
+fn times_cell<'a>(times: impl Iterator<Item = &'a Quantiles>) -> String {
     let times: Vec<_> = times.collect();
-    let of = |pick: fn(&crate::latency::Quantiles) -> u64| {
-        median(times.iter().map(|one| pick(one) as f64 / 1000.0).collect()).map(number)
-    };
-    match (of(|one| one.p50), of(|one| one.p99), of(|one| one.max)) {
-        (Some(p50), Some(p99), Some(max)) => format!("{p50} / {p99} / {max}"),
-        _ => "–".to_owned(),
+    if times.is_empty() {
+        return "–".to_owned();
     }
+    let of =
+        |pick: fn(&Quantiles) -> u64| spread(times.iter().map(|one| pick(one) as f64 / 1000.0).collect());
+    format!("{} / {} / {}", of(|one| one.p50), of(|one| one.p99), of(|one| one.max))
 }

@@ -17,7 +17,12 @@ pub fn count(number: u64) -> String {
 
 /// `events(1)` → `1 event`.
 pub fn events(number: u64) -> String {
-    format!("{} event{}", count(number), if number == 1 { "" } else { "s" })
+    counted(number, "event")
+}
+
+/// `counted(2, "lane")` → `2 lanes`.
+pub fn counted(number: u64, thing: &str) -> String {
+    format!("{} {thing}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
 /// Bytes with a unit of 1,024.

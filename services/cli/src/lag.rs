@@ -252,7 +252,8 @@ fn print(look: &Look, watch: bool) -> Result<(), Failure> {
         output::line(format_args!(
             "{:<20} {:<11} {:>12} {:>12} {:>10} {:>12}",
             format!("{} -> {}", link.origin, link.region),
-            link.state,
+            // It flows, and not from there.
+            if link.state == "live" && !link.relay.is_empty() { "relayed" } else { link.state },
             if is_known { human::count(link.events) } else { "?".to_owned() },
             if is_known { human::bytes(link.bytes) } else { "?".to_owned() },
             if is_known { age(link.seconds) } else { "?".to_owned() },

@@ -115,12 +115,12 @@ pub fn print(report: &Report) -> Result<(), Failure> {
             output::line(complaint)?;
         }
     }
-    let (events, lanes) = (human::events(report.events), report.lanes.len());
-    output::line(if report.agree && lanes == 0 {
+    let (events, lanes) = (human::events(report.events), human::counted(report.lanes.len() as u64, "lane"));
+    output::line(if report.agree && report.lanes.is_empty() {
         format!("{}: no events yet in {} regions ({})", report.stream, regions.len(), regions.join(", "))
     } else if report.agree {
         format!(
-            "{}: {events} in {lanes} lanes, byte-identical in {} regions ({})",
+            "{}: {events} in {lanes}, byte-identical in {} regions ({})",
             report.stream,
             regions.len(),
             regions.join(", ")

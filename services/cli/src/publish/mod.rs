@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = human::parse_time)]
     timeout: Duration,
     /// A batch is closed at this size.
-    #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = batch_bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = batch_bytes, allow_negative_numbers = true)]
     batch_bytes: u64,
     /// How batches are compressed: none, gzip, snappy, lz4 or zstd.
     #[arg(long, value_name = "NAME", default_value = "lz4", value_parser = codec)]

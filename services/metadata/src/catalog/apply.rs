@@ -132,7 +132,8 @@ impl Catalog {
                 return Err(refuse(
                     Code::StreamExists,
                     format!(
-                        "stream {name} is there already with other settings; update it, or take another name"
+                        "stream {name} is there already with other settings ({}); update it, or take another name",
+                        stream.settings.unlike(&settings)
                     ),
                 ));
             }

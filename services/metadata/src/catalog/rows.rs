@@ -117,6 +117,24 @@ pub struct StreamSettings {
     pub labels: BTreeMap<String, String>,
 }
 
+impl StreamSettings {
+    /// What of these is unlike `wanted`, for people: `partitions 3, not 4`. Empty: nothing is.
+    pub(super) fn unlike(&self, wanted: &Self) -> String {
+        let mut all = Vec::new();
+        let mut compare = |what: &str, own: String, wanted: String| {
+            if own != wanted {
+                all.push(format!("{what} {own}, not {wanted}"));
+            }
+        };
+        let bound = |bound: Option<u64>| bound.map_or_else(|| "none".to_owned(), |bound| bound.to_string());
+        compare("partitions", self.partitions.to_string(), wanted.partitions.to_string());
+        compare("retention_ms", bound(self.retention_ms), bound(wanted.retention_ms));
+        compare("retention_bytes", bound(self.retention_bytes), bound(wanted.retention_bytes));
+        compare("labels", format!("{:?}", self.labels), format!("{:?}", wanted.labels));
+        all.join(", ")
+    }
+}
+
 /// A stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamRow {

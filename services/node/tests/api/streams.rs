@@ -28,7 +28,8 @@ async fn a_streams_life() {
     assert!(stream.created_at_ms > 1_700_000_000_000);
     let again = create(settings(3, "flights")).await.unwrap();
     assert_eq!((again.created, again.stream), (false, made.stream), "the same again is no error");
-    assert_reason(create(settings(4, "flights")).await, StreamExists, "other settings");
+    let error = assert_reason(create(settings(4, "flights")).await, StreamExists, "other settings");
+    assert!(error.message.contains("partitions 3, not 4"), "{error}");
     for (retention_ms, retention_bytes) in [(Some(60_000), None), (None, Some(1 << 30))] {
         let kept = v1::StreamSettings { retention_ms, retention_bytes, ..settings(3, "flights") };
         let error = assert_reason(create(kept).await, InvalidArgument, "what is not done yet is not taken");

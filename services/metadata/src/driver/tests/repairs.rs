@@ -47,7 +47,11 @@ fn where_all_nodes_are_drained_before_anything_is_placed_shards_are_placed_all_t
     bench.change(Change::Drain { node: NodeId(1) });
     bench.input(Input::Wanted(vec![shard(0)]));
     bench.run(600, &[1, 2]);
-    assert_eq!(bench.proposed, [Change::Create { shard: shard(0), members: ids(&[2]) }], "not at the drained one");
+    assert_eq!(
+        bench.proposed,
+        [Change::Create { shard: shard(0), members: ids(&[2]) }],
+        "not at the drained one"
+    );
 
     let mut bench = Bench::new(2);
     bench.change(Change::Drain { node: NodeId(1) });

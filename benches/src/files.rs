@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,14 +10,13 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::error::{BenchError, io};
+use crate::plan::VALUE_BYTES;
 use crate::record::Outcome;
 
 const NAME: &str = "file";
 const PIECE: usize = 1 << 20;
-/// Read at once: more is no quicker.
-const READ_PIECE: usize = 4 << 20;
-const BLOCK: usize = 4096;
-const O_DIRECT: i32 = rustix::fs::OFlags::DIRECT.bits() as i32;
+/// What a copy reads and writes at once.
+const COPY_PIECE: usize = 4 << 20;
 /// Written with zeros before it is measured, and gone over again and again.
 const APPENDED: usize = 256 << 20;
 
@@ -43,8 +42,8 @@ pub async fn append(dir: &Path, bytes: usize, span: Duration) -> Result<Outcome,
     .await
 }
 
-/// Writes a file of so many bytes, makes the system forget it, and reads it once from the beginning to the end, past the page cache
-/// where the file system lets: that is quicker.
+/// Writes a file of so many bytes, makes the system forget it, and reads it once from the beginning to the end. Through
+/// the page cache, which reads ahead: past it one thread is slower.
 ///
 /// # Errors
 /// The disk refuses.
@@ -52,16 +51,51 @@ pub async fn read_once(dir: &Path, bytes: u64) -> Result<Outcome, BenchError> {
     on_a_thread(dir, move |path| {
         write_file(path, bytes, true)?;
         let note = forget_cached();
-        let past_the_cache = OpenOptions::new().read(true).custom_flags(O_DIRECT).open(path);
-        let mut file = past_the_cache.or_else(|_| File::open(path))?;
-        let mut room = vec![0; READ_PIECE + BLOCK];
-        let aligned = room.as_ptr().align_offset(BLOCK);
-        let buffer = &mut room[aligned..aligned + READ_PIECE];
-        let begun = Instant::now();
-        while file.read(buffer)? > 0 {}
+        let mut file = File::open(path)?;
+        let (mut buffer, begun) = (vec![0; PIECE], Instant::now());
+        while file.read(&mut buffer)? > 0 {}
         let seconds = begun.elapsed().as_secs_f64();
         let (bytes, read) = (bytes as f64 / seconds, Some(bytes));
         Ok(Outcome { bytes, seconds: Some(seconds), read, note, ..Outcome::default() })
+    })
+    .await
+}
+
+/// Writes a file of so many bytes, makes the system forget it, and copies it: one thread reads what is next while another writes and syncs
+/// what was read, over a file of written zeros.
+///
+/// # Errors
+/// The disk refuses.
+pub async fn copy(dir: &Path, bytes: u64) -> Result<Outcome, BenchError> {
+    on_a_thread(dir, move |path| {
+        let to = path.with_extension("copy");
+        write_file(path, bytes, true)?;
+        write_file(&to, bytes, false)?;
+        let note = forget_cached();
+        let begun = Instant::now();
+        let (filled, full) = std::sync::mpsc::sync_channel::<Vec<u8>>(2);
+        let mut from = File::open(path)?;
+        let reader = std::thread::spawn(move || -> std::io::Result<()> {
+            loop {
+                let mut piece = vec![0; COPY_PIECE];
+                let len = from.read(&mut piece)?;
+                piece.truncate(len);
+                if len == 0 || filled.send(piece).is_err() {
+                    return Ok(());
+                }
+            }
+        });
+        let mut file = OpenOptions::new().write(true).open(&to)?;
+        for piece in full {
+            file.write_all(&piece)?;
+            file.sync_data()?;
+        }
+        reader.join().unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into()))?;
+        let seconds = begun.elapsed().as_secs_f64();
+        std::fs::remove_file(&to)?;
+        let events = bytes / VALUE_BYTES as u64;
+        let rate = events as f64 / seconds;
+        Ok(Outcome { events, rate, bytes: bytes as f64 / seconds, note, ..Outcome::default() })
     })
     .await
 }
@@ -123,6 +157,8 @@ mod tests {
         assert!(appended.bytes > 0.0 && appended.events > 0);
         let read = read_once(dir.path(), 8 << 20).await.unwrap();
         assert_eq!(read.read, Some(8 << 20));
+        let copied = copy(dir.path(), 8 << 20).await.unwrap();
+        assert_eq!(copied.events, 8 << 10);
         warm_up(dir.path(), 1 << 20).await.unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }

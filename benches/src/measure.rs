@@ -69,6 +69,7 @@ impl Bench<'_> {
         match case.work {
             Work::Append(bytes) => crate::files::append(self.dir, bytes, self.spans.counted).await,
             Work::ReadFile(bytes) => crate::files::read_once(self.dir, bytes).await,
+            Work::CopyFile(bytes) => crate::files::copy(self.dir, bytes).await,
             Work::Recover(bytes) => crate::recovery::recover(self, bytes).await,
             Work::CatchUp(events) => {
                 let cluster = self.start(case, sites).await?;

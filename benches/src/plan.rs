@@ -141,6 +141,8 @@ pub enum Work {
     Recover(u64),
     /// Read a file of so many bytes once from the beginning to the end: what a recovery is measured by.
     ReadFile(u64),
+    /// Copy a file of so many bytes: what a catch-up is measured by.
+    CopyFile(u64),
     /// Append blocks of this size to a file of written zeros, each followed by fdatasync: what publishing is measured by.
     Append(usize),
 }

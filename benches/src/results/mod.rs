@@ -9,7 +9,7 @@ use crate::error::BenchError;
 use crate::latency::Quantiles;
 use crate::limits::{Limits, SyncRate};
 use crate::machine::Machine;
-use crate::plan::{Bound, Measure, Row, Spans, VALUE_BYTES};
+use crate::plan::{Bound, Measure, Row, Spans, Sync, System, VALUE_BYTES};
 use crate::record::{Outcome, Record};
 use crate::server::Profile;
 use crate::text::{Table, count, mib, quantiles};
@@ -124,8 +124,39 @@ impl Page<'_> {
                 ]);
             }
         }
+        if let Some(cells) = self.memory_of_all() {
+            table.row(cells);
+        }
         text += &table.end();
         text
+    }
+
+    /// The most memory that any node of ours took in any row, and any of JetStream's at its defaults.
+    fn memory_of_all(&self) -> Option<Vec<String>> {
+        let most = |system: System| {
+            let cases = self.rows.iter().flat_map(|row| row.cases.iter().map(move |case| (row.name, case)));
+            let of_system = cases.filter(|(_, case)| case.system == system);
+            let outcomes = of_system.flat_map(|(row, case)| valid(row, &case.name, self.records));
+            outcomes.filter_map(|(_, outcome)| value(Measure::Memory, outcome)).max_by(f64::total_cmp)
+        };
+        let (ours, theirs) = (most(System::Meridian)?, most(System::JetStream(Sync::Lazy))?);
+        let (ratio, bound) = (ours / theirs, Bound::AtMost(0.5));
+        let verdict = if bound.holds(ratio) { "reached" } else { "MISSED" };
+        Some(
+            [
+                "all of these",
+                words(Measure::Memory),
+                &number(ours),
+                "jetstream-lazy",
+                &number(theirs),
+                &number(ratio),
+                "–",
+                &to_reach(bound, true),
+                verdict,
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+        )
     }
 
     /// The pictures that go with it.

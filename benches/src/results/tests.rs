@@ -63,6 +63,9 @@ fn a_figure_is_reached_or_missed_or_none_and_no_row_is_left_out() {
     assert!(line("lag p99").ends_with("| NO FIGURE |"));
     assert!(page.contains("| meridian | 1 | 3,000 | 2.93 |"));
     assert!(!page.contains("Dev profile"));
+    assert!(
+        line("all of these").ends_with("| 100 | jetstream-lazy | 100 | 1.00 | – | at most 0.5× | MISSED |")
+    );
 }
 
 #[test]

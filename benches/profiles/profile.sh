@@ -35,6 +35,6 @@ pids=$(servers | paste -sd,)
 perf record -q -e cpu-clock --call-graph dwarf,16384 -F 299 -p "$pids" -o "$dir/perf" sleep $span
 wait $bench || { cat "$dir/log" >&2; exit 1; }
 commit=$(git -C "$(dirname "$0")" rev-parse --short HEAD)
-perf script -i "$dir/perf" 2>/dev/null | inferno-collapse-perf 2>/dev/null |
-    inferno-flamegraph --minwidth 0.3 --title "$row, $case: all servers ($commit)" >"$svg"
-echo "$svg: $(perf script -i "$dir/perf" 2>/dev/null | grep -c 'cpu-clock') samples"
+perf script -i "$dir/perf" 2>/dev/null | inferno-collapse-perf 2>/dev/null >"$dir/folded"
+inferno-flamegraph --minwidth 1 <"$dir/folded" --title "$row, $case: all servers ($commit)" >"$svg"
+echo "$svg: $(awk '{ n += $NF } END { print n }' "$dir/folded") samples"

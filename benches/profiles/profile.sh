@@ -28,13 +28,13 @@ if [ "$row" = catch-up ]; then
     span=1
 else
     # Elections and the warm-up are not what is looked for.
-    sleep 1.5
-    span=1.5
+    sleep 1
+    span=1.2
 fi
 pids=$(servers | paste -sd,)
-perf record -q -e cpu-clock --call-graph dwarf,16384 -F 299 -p "$pids" -o "$dir/perf" sleep $span
+perf record -q -e cpu-clock --call-graph dwarf,16384 -F 299 -p "$pids" -o "$dir/perf" sleep $span || true # it ends with the servers
 wait $bench || { cat "$dir/log" >&2; exit 1; }
 commit=$(git -C "$(dirname "$0")" rev-parse --short HEAD)
 perf script -i "$dir/perf" 2>/dev/null | inferno-collapse-perf 2>/dev/null >"$dir/folded"
 inferno-flamegraph --minwidth 1 <"$dir/folded" --title "$row, $case: all servers ($commit)" >"$svg"
-echo "$svg: $(awk '{ n += $NF } END { print n }' "$dir/folded") samples"
+echo "$svg: $(awk '{ ns += $NF } END { print int(ns / 1e6) }' "$dir/folded") ms of CPU"

@@ -141,7 +141,8 @@ impl Page<'_> {
         };
         let (ours, theirs) = (most(System::Meridian)?, most(System::JetStream(Sync::Lazy))?);
         let (ratio, bound) = (ours / theirs, Bound::AtMost(0.5));
-        let verdict = if bound.holds(ratio) { "reached" } else { "MISSED" };
+        let judged =
+            Judged { ours: Some(ours), theirs: Some(theirs), value: Some(ratio), range: None, bound };
         Some(
             [
                 "all of these",
@@ -152,7 +153,7 @@ impl Page<'_> {
                 &number(ratio),
                 "–",
                 &to_reach(bound, true),
-                verdict,
+                judged.verdict(),
             ]
             .map(str::to_owned)
             .to_vec(),
